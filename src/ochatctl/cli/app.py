@@ -1,0 +1,70 @@
+"""The root command: global manners, the table of commands, and the mapping from errors to exit codes."""
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ochatctl import __version__
+from ochatctl.cli import output
+from ochatctl.errors import OchatError
+
+_INTERRUPTED = 130
+
+
+class OchatGroup(TyperGroup):
+    """Shows our own errors as `error:` and `hint:`; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OchatError as error:
+            output.show_error(error)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(_INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader went away (`| head`); the interpreter must not complain at exit as well.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    name="ochatctl",
+    cls=OchatGroup,
+    help="Turn chats into a served chat model.\n\nStart with `ochatctl quickstart`: it runs the whole chain on this machine.",
+    epilog=output.examples("ochatctl quickstart", "ochatctl doctor", "ochatctl serve --model DIR"),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    # Nothing phones home unless the user has said that it may.
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Several tokenizer threads in a process that forks would print warnings at every step.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main() -> None:
+    """Run the command line."""
+    from ochatctl.cli import commands
+
+    commands.register(app)
+    app()

@@ -1,0 +1,91 @@
+"""The one place that prints: results on stdout, everything else on stderr."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ochatctl.errors import OchatError
+
+
+def examples(*lines: str) -> str:
+    """Give the epilog of a command's help: two or three lines to type."""
+    return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+def show_error(error: OchatError) -> None:
+    """Print an error as `error: ...` and `hint: ...`."""
+    typer.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        typer.echo(f"hint: {error.hint}", err=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """How one call prints."""
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def note(self, text: str) -> None:
+        """Say something that is not the result."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    def detail(self, text: str) -> None:
+        """Say something that only `--verbose` wants."""
+        if self.verbose:
+            self.note(text)
+
+    def result(self, value: Any, text: Callable[[], str] | str) -> None:
+        """Print the result: the text, or with `--json` the value (a dataclass, a list or a dict)."""
+        typer.echo(
+            json.dumps(_plain(value), ensure_ascii=False) if self.as_json else text if isinstance(text, str) else text()
+        )
+
+    def line(self, value: Any) -> None:
+        """Print one record of a stream as a JSON line."""
+        typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+
+    def table(self, value: Any, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print rows under headings, or with `--json` the value."""
+        if self.as_json:
+            self.result(value, "")
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*columns, box=box.SIMPLE)
+        for row in rows:
+            table.add_row(*row)
+        Console(soft_wrap=not sys.stdout.isatty()).print(table, markup=False)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Give `advance(count)`: a bar on a terminal, silence off one or with `--quiet`."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda count: None
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda count: bar.advance(task, count)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
