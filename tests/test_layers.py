@@ -39,7 +39,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def imports(tree: ast.Module, *, top_level: bool = False) -> Iterator[tuple[str, int]]:
-    """Give (dotted name, relative level) of each import; `TYPE_CHECKING` blocks do not run and do not count as top level."""
+    """Give (dotted name, relative level) of each import; a `TYPE_CHECKING` block does not count as top level."""
     for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, 0) for alias in node.names)

@@ -46,7 +46,7 @@ class ModelCard:
     family: dict[str, Any] | None = None
 
 
-_TURN = {"eot": "<|end_of_turn|>"}
+_TURN = "<|end_of_turn|>"
 _CLASSES = ("GPT4", "GPT3")
 _LLAMA3_TAGS = ("<|start_header_id|>", "<|end_header_id|>")
 
@@ -56,7 +56,7 @@ def _openchat_3_5(**changes: Any) -> ChatTemplate:
         "user_prefix": "{condition} User:",
         "assistant_prefix": "{condition} Assistant:",
         "inference_condition": "GPT4 Correct",
-        "eot": "<|end_of_turn|>",
+        "eot": _TURN,
     }
     return ChatTemplate(**(values | changes))
 
@@ -78,7 +78,7 @@ _ALL = (
             condition_segment="Assistant is {condition}",
             inference_condition="GPT4",
             conditions=_CLASSES,
-            **_TURN,
+            eot=_TURN,
         ),
     ),
     Family(
@@ -89,13 +89,13 @@ _ALL = (
             assistant_prefix="Assistant {condition}:",
             inference_condition="GPT4",
             conditions=_CLASSES,
-            **_TURN,
+            eot=_TURN,
         ),
     ),
     Family(
         name="openchat_llama2",
         context_tokens=4096,
-        template=ChatTemplate(user_prefix="User:", assistant_prefix="Assistant:", **_TURN),
+        template=ChatTemplate(user_prefix="User:", assistant_prefix="Assistant:", eot=_TURN),
     ),
     Family(
         name="openchat_v3.2_mistral",
@@ -263,6 +263,13 @@ def write_card(model_dir: Path, family: Family, *, conditions: dict[str, int]) -
     own = None if FAMILIES.get(family.name) == family else to_table(family)
     card = ModelCard(model_type=family.name, conditions=conditions, family=own)
     write_json(model_dir / CARD_NAME, {key: value for key, value in to_table(card).items() if value is not None})
+
+
+def write_chat_files(model_dir: Path, family: Family, tokenizer: Tokenizer, *, conditions: dict[str, int]) -> None:
+    """Write the chat template and `openchat.json` of a model folder that we made."""
+    jinja = family.template.to_jinja(dummy_prefix=tokenizer.dummy_prefix, bos=tokenizer.bos_token)
+    (model_dir / "chat_template.jinja").write_text(jinja, encoding="utf-8")
+    write_card(model_dir, family, conditions=conditions)
 
 
 def _family_of(model_dir: Path) -> Family:

@@ -1,12 +1,14 @@
 """Tokenizers that keep text and control tokens apart: no text that a user can send yields a control id.
 
-Control ids are every added token marked special, every SentencePiece CONTROL piece, and every id that a family inserts.
-A Llama-class `tokenizer.model` is read by SentencePiece itself, since that is what OpenChat was trained on; transformers'
-LlamaTokenizer gives other ids for runs of spaces, indented code and emoji. Everything else goes through `tokenizers`.
+Control ids are every added token marked special, every SentencePiece CONTROL piece, and every id that a family
+inserts. A Llama-class `tokenizer.model` is read by SentencePiece itself, since that is what OpenChat was trained on;
+transformers' LlamaTokenizer gives other ids for runs of spaces, indented code and emoji. Everything else goes through
+`tokenizers`.
 """
 
 import functools
 import json
+import shutil
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,7 +89,7 @@ class SentencePieceTokenizer:
         bos = _token_string(settings.get("bos_token")) or self._pieces[self._model.bos_id()]
         puts_bos = settings.get("add_bos_token", True) is not False and bos in self._ids
         self.bos_token = bos if puts_bos else ""
-        self.bos_ids = (self._ids[bos],) if puts_bos else ()
+        self.bos_ids: tuple[int, ...] = (self._ids[bos],) if puts_bos else ()
         self._text_of = {index: text for text, (index, _) in self._added.items()}
         self._short = functools.lru_cache(maxsize=1024)(self._encode)
 
@@ -234,6 +236,13 @@ def load_tokenizer(model_dir: Path, *, control_strings: Collection[str], trust_r
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"`{model_dir}`: its tokenizer cannot be loaded: {error}") from error
     return FastTokenizer(backend, settings, control_strings=control_strings)
+
+
+def copy_tokenizer(source_dir: Path, target_dir: Path) -> None:
+    """Copy every tokenizer file that exists, byte for byte (transformers' `save_pretrained` drops `tokenizer.model`)."""
+    for name in TOKENIZER_FILES:
+        if (source_dir / name).is_file():
+            shutil.copyfile(source_dir / name, target_dir / name)
 
 
 def _without_control(text: str, encode: Any, control_ids: frozenset[int]) -> list[int]:

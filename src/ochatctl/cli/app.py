@@ -34,7 +34,7 @@ class OchatGroup(TyperGroup):
 app = typer.Typer(
     name="ochatctl",
     cls=OchatGroup,
-    help="Turn chats into a served chat model.\n\nStart with `ochatctl quickstart`: it runs the whole chain on this machine.",
+    help="Turn chats into a served chat model.\n\nStart with `ochatctl quickstart`: the whole chain, on this machine.",
     epilog=output.examples("ochatctl quickstart", "ochatctl doctor", "ochatctl serve --model DIR"),
     no_args_is_help=True,
     rich_markup_mode=None,

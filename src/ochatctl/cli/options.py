@@ -38,9 +38,7 @@ BaseUrl = Annotated[str | None, typer.Option("--base-url", help="An OpenAI-compa
 ModelName = Annotated[str | None, typer.Option("--model-name", help="The endpoint's model; default: its only one.")]
 ApiKey = Annotated[
     str | None,
-    typer.Option(
-        "--api-key", envvar="OCHATCTL_API_KEY", show_envvar=True, help="Key for the endpoint; sent nowhere else."
-    ),
+    typer.Option("--api-key", envvar="OCHATCTL_API_KEY", help="Key for the endpoint; sent nowhere else."),
 ]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a model folder brings.")]
 

@@ -65,7 +65,8 @@ class Output:
         table = Table(*columns, box=box.SIMPLE)
         for row in rows:
             table.add_row(*row)
-        Console(soft_wrap=not sys.stdout.isatty()).print(table, markup=False)
+        # Off a terminal nothing is cut to a width that nobody has.
+        Console(width=None if sys.stdout.isatty() else 10_000).print(table, markup=False)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
