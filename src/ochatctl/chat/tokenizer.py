@@ -239,7 +239,7 @@ def load_tokenizer(model_dir: Path, *, control_strings: Collection[str], trust_r
 
 
 def copy_tokenizer(source_dir: Path, target_dir: Path) -> None:
-    """Copy every tokenizer file that exists, byte for byte (transformers' `save_pretrained` drops `tokenizer.model`)."""
+    """Copy every tokenizer file byte for byte (transformers' `save_pretrained` drops `tokenizer.model`)."""
     for name in TOKENIZER_FILES:
         if (source_dir / name).is_file():
             shutil.copyfile(source_dir / name, target_dir / name)
