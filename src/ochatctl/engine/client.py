@@ -1,0 +1,386 @@
+"""Ask a chat model, whether it stands in this process or behind an OpenAI-compatible endpoint."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+
+import httpx
+
+from ochatctl.chat.conversation import Conversation
+from ochatctl.chat.families import Family
+from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.engine.base import Delta, Engine, SamplingSpec
+from ochatctl.engine.prompt import PromptTooLong, fit_prompt, stop_token_ids
+from ochatctl.errors import ConfigError, RemoteError, RunError
+
+_RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+_FIRST_WAIT_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 30.0
+# A long prompt on a CPU may take minutes before its first token.
+_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+_SHOWN_CHARS = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A whole answer. Token counts are 0 where an endpoint does not tell them."""
+
+    text: str
+    finish_reason: str
+    num_prompt_tokens: int
+    num_answer_tokens: int
+
+
+class ChatClient(Protocol):
+    """Answers conversations; the last message of one may be an assistant's, which is then continued.
+
+    Raises, from every method:
+        PromptTooLong: a DataError; the conversation does not fit the context.
+        DataError: a conversation that cannot be encoded.
+        RemoteError: an endpoint failed or refused.
+        RunError: the engine died.
+    """
+
+    def stream(
+        self,
+        conversation: Conversation,
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> AsyncIterator[str]:
+        """Give the pieces of an answer as they come; closing the iterator stops the answer."""
+        ...
+
+    async def complete(
+        self,
+        conversation: Conversation,
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Reply:
+        """Give an answer as a whole."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the engine or the connections."""
+        ...
+
+
+class LocalClient:
+    """An engine that has been started, with the family and the tokenizer of its model; closed with this client."""
+
+    def __init__(
+        self, engine: Engine, family: Family, tokenizer: Tokenizer, *, stop_ids: tuple[int, ...] | None = None
+    ) -> None:
+        self._engine = engine
+        self._family = family
+        self._tokenizer = tokenizer
+        self._stop_ids = stop_token_ids(family, tokenizer) if stop_ids is None else stop_ids
+
+    async def stream(
+        self,
+        conversation: Conversation,
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> AsyncIterator[str]:
+        prompt_ids, spec = self._prepare(conversation, max_tokens, temperature, seed, stop)
+        async with aclosing(self._deltas(prompt_ids, spec)) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    yield delta.text
+
+    async def complete(
+        self,
+        conversation: Conversation,
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Reply:
+        prompt_ids, spec = self._prepare(conversation, max_tokens, temperature, seed, stop)
+        text: list[str] = []
+        num_tokens, finish_reason = 0, ""
+        async with aclosing(self._deltas(prompt_ids, replace(spec, stream_period=spec.max_tokens))) as deltas:
+            async for delta in deltas:
+                text.append(delta.text)
+                num_tokens += len(delta.token_ids)
+                finish_reason = delta.finish_reason or finish_reason
+        return Reply(
+            text="".join(text),
+            finish_reason=finish_reason,
+            num_prompt_tokens=len(prompt_ids),
+            num_answer_tokens=num_tokens,
+        )
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    def _prepare(
+        self,
+        conversation: Conversation,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int | None,
+        stop: Sequence[str],
+    ) -> tuple[list[int], SamplingSpec]:
+        for name, asked in (("seed", seed is not None), ("stop", bool(stop))):
+            if asked and name in self._engine.unsupported:
+                raise ConfigError(f"the engine `{self._engine.name}` cannot honour `{name}`")
+        prompt = fit_prompt(
+            conversation,
+            family=self._family,
+            tokenizer=self._tokenizer,
+            context_tokens=self._engine.context_tokens,
+            max_tokens=max_tokens,
+        )
+        return prompt.token_ids, SamplingSpec(
+            max_tokens=prompt.max_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop=tuple(stop),
+            stop_token_ids=self._stop_ids,
+        )
+
+    async def _deltas(self, prompt_ids: list[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
+        # An engine's `generate` is an async generator: closing it frees its slot.
+        async with aclosing(cast(Any, self._engine.generate(prompt_ids, spec))) as deltas:
+            async for delta in deltas:
+                if delta.finish_reason in ("abort", "error"):
+                    raise RunError(f"the engine `{self._engine.name}` ended an answer with `{delta.finish_reason}`")
+                yield delta
+
+
+class HttpClient:
+    """An OpenAI-compatible endpoint. The key goes to the host of `base_url` only: no redirect is followed.
+
+    A request is sent again, a bounded number of times and after a growing wait, where the endpoint is busy, failed or
+    cannot be reached; a stream only before its first piece.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model_name: str | None = None,
+        api_key: str | None = None,
+        *,
+        max_retries: int = 3,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"`{base_url}` is not an HTTP address", hint="such as `http://localhost:18888/v1`")
+        self._base_url = base_url.rstrip("/")
+        self._model_name = model_name
+        self._max_retries = max_retries
+        self._extra = dict(extra or {})
+        self._has_key = bool(api_key)
+        # Checked here, for an HTTP library's own complaint would show the key.
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigError("the API key holds a character that no HTTP header can carry")
+        self._http = httpx.AsyncClient(
+            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+        )
+
+    async def model_name(self) -> str:
+        """Give the model that is asked: the one named, else the endpoint's only one.
+
+        Raises:
+            ConfigError: the endpoint has several.
+        """
+        if self._model_name is None:
+            response = await self._send("GET", "/models", None)
+            async with aclosing(response):
+                table = _json(await response.aread())
+            rows = [row for row in table.get("data") or [] if isinstance(row, dict) and isinstance(row.get("id"), str)]
+            # Names of one model share its root, as in vLLM and in our own server.
+            models = {row.get("root") or row["id"]: row["id"] for row in reversed(rows)}
+            if len(models) != 1:
+                names = ", ".join(f"`{name}`" for name in models.values()) or "none"
+                raise ConfigError(f"`{self._base_url}` has not one model but: {names}", hint="add `--model-name NAME`")
+            self._model_name = next(iter(models.values()))
+        return self._model_name
+
+    async def stream(
+        self,
+        conversation: Conversation,
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> AsyncIterator[str]:
+        body = await self._body(conversation, max_tokens, temperature, seed, stop) | {"stream": True}
+        response = await self._send("POST", "/chat/completions", body)
+        async with aclosing(response):
+            finished = False
+            try:
+                async for line in response.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    data = line[len("data:") :].strip()
+                    if data == "[DONE]":
+                        return
+                    event = _json(data)
+                    if "error" in event:
+                        raise RemoteError(f"`{self._base_url}` failed in mid-answer: {_said(event)}")
+                    for choice in event.get("choices") or []:
+                        finished = finished or bool(choice.get("finish_reason"))
+                        if text := (choice.get("delta") or {}).get("content"):
+                            yield text
+            except httpx.HTTPError as error:
+                raise RemoteError(f"`{self._base_url}` broke off in mid-answer: {error}") from error
+            if not finished:
+                raise RemoteError(f"`{self._base_url}` broke off in mid-answer")
+
+    async def complete(
+        self,
+        conversation: Conversation,
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Reply:
+        body = await self._body(conversation, max_tokens, temperature, seed, stop)
+        response = await self._send("POST", "/chat/completions", body)
+        async with aclosing(response):
+            try:
+                table = _json(await response.aread())
+            except httpx.HTTPError as error:
+                raise RemoteError(f"`{self._base_url}` broke off in mid-answer: {error}") from error
+        try:
+            choice, usage = table["choices"][0], table.get("usage") or {}
+            return Reply(
+                text=choice["message"].get("content") or "",
+                finish_reason=choice.get("finish_reason") or "",
+                num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
+                num_answer_tokens=int(usage.get("completion_tokens") or 0),
+            )
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise RemoteError(f"`{self._base_url}` gave no chat completion: {_short(str(table))}") from error
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _body(
+        self,
+        conversation: Conversation,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int | None,
+        stop: Sequence[str],
+    ) -> dict[str, Any]:
+        messages = [{"role": "system", "content": conversation.system}] if conversation.system else []
+        messages += [{"role": message.role, "content": message.content} for message in conversation.messages]
+        body: dict[str, Any] = {
+            "model": await self.model_name(),
+            "messages": messages,
+            "temperature": temperature,
+        }
+        optional = {
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "stop": list(stop) or None,
+            "condition": conversation.condition or None,
+        }
+        return body | {key: value for key, value in optional.items() if value is not None} | self._extra
+
+    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        """Give a response whose status is 2xx; its body is still to be read."""
+        wait_seconds = _FIRST_WAIT_SECONDS
+        for tries_left in range(self._max_retries, -1, -1):
+            request = self._http.build_request(method, self._base_url + path, json=body)
+            try:
+                response = await self._http.send(request, stream=True)
+            except httpx.TransportError as error:
+                if not tries_left or isinstance(error, httpx.ReadTimeout):
+                    raise self._unreachable(error) from error
+            else:
+                if response.is_success:
+                    return response
+                async with aclosing(response):
+                    content = await response.aread()
+                if response.status_code not in _RETRIED or not tries_left:
+                    raise self._refused(response, content)
+                wait_seconds = max(wait_seconds, _retry_after_seconds(response))
+            # Spread, so that many requests that were refused together do not come back together.
+            await asyncio.sleep(min(wait_seconds, _LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.25))
+            wait_seconds *= 2
+        raise AssertionError("the last try returns or raises")
+
+    def _unreachable(self, error: httpx.TransportError) -> RemoteError:
+        if isinstance(error, httpx.ConnectError):
+            return RemoteError(
+                f"nothing answers at `{self._base_url}`: {error}", hint="`ochatctl serve --model DIR` starts a server"
+            )
+        reason = str(error) or type(error).__name__
+        return RemoteError(f"`{self._base_url}` failed: {reason}", hint="try again, or look at the server's log")
+
+    def _refused(self, response: httpx.Response, content: bytes) -> RemoteError | PromptTooLong:
+        status = response.status_code
+        table = _json(content, strict=False)
+        said = _said(table) or _short(content.decode(errors="replace"))
+        error = table.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+        if status == 400 and (code == "context_length_exceeded" or "maximum context length" in said):
+            return PromptTooLong(said, hint="shorten the conversation, or start a new one")
+        hint = ""
+        if status == 401:
+            given = "the key that was given is wrong" if self._has_key else "no key was given"
+            said, hint = f"{given}: {said}", "add `--api-key KEY`, or set `OCHATCTL_API_KEY`"
+        elif status == 404 and code != "model_not_found":
+            hint = "an address usually ends in `/v1`"
+        elif code == "model_not_found":
+            hint = "leave `--model-name` out, or give a name that the endpoint lists"
+        elif response.is_redirect:
+            said, hint = (
+                "it redirects, which is not followed, so that a key stays with its host",
+                "give the new address",
+            )
+        elif status in _RETRIED:
+            hint = "try again later"
+        return RemoteError(f"`{self._base_url}` answered {status}: {said}", hint=hint)
+
+
+def _json(content: bytes | str, *, strict: bool = True) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        if strict:
+            raise RemoteError(f"the endpoint sent what is not JSON: {_short(str(content))}") from error
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
+def _said(table: Mapping[str, Any]) -> str:
+    error = table.get("error")
+    message = error.get("message") if isinstance(error, dict) else error
+    return _short(str(message)) if message else ""
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+
+
+def _retry_after_seconds(response: httpx.Response) -> float:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", "0")))
+    except ValueError:
+        return 0.0  # a date; our own growing wait does

@@ -1,0 +1,88 @@
+"""A conversation -> the prompt that an engine goes on from, with the room that is left for the answer.
+
+Server, `chat` and benchmarks all come through here, so that they cannot disagree about where an answer ends.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ochatctl.chat.conversation import Conversation
+from ochatctl.chat.families import Family
+from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.errors import ConfigError, DataError
+
+# How much of a continued message the detokenizer sees: enough for any leading space and any split character.
+_CONTEXT_TOKENS = 16
+
+
+class PromptTooLong(DataError):
+    """The conversation alone fills the context."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """What goes into an engine. `context_ids` end the assistant message to be continued, if there is one."""
+
+    token_ids: list[int]
+    max_tokens: int
+    context_ids: tuple[int, ...] = ()
+
+
+def fit_prompt(
+    conversation: Conversation,
+    *,
+    family: Family,
+    tokenizer: Tokenizer,
+    context_tokens: int,
+    max_tokens: int | None = None,
+) -> Prompt:
+    """Give the prompt of a conversation; `max_tokens` is cut to the room that is left, and None means all of it.
+
+    Raises:
+        PromptTooLong: no room for one token.
+        DataError: text or a condition that cannot be encoded.
+    """
+    token_ids = family.template.encode(conversation, tokenizer, inference=True).token_ids
+    room = context_tokens - len(token_ids)
+    if room < 1:
+        raise PromptTooLong(
+            f"the prompt has {len(token_ids)} tokens, and the context holds {context_tokens}, the answer included",
+            hint="shorten the conversation, or start a new one",
+        )
+    last = conversation.messages[-1]
+    context: tuple[int, ...] = ()
+    if last.role == "assistant" and last.content:
+        num_tokens = min(len(tokenizer.encode_text(last.content)), _CONTEXT_TOKENS)
+        context = tuple(token_ids[-num_tokens:])
+    return Prompt(
+        token_ids=token_ids, max_tokens=room if max_tokens is None else min(max_tokens, room), context_ids=context
+    )
+
+
+def stop_token_ids(family: Family, tokenizer: Tokenizer, model_dir: Path | None = None) -> tuple[int, ...]:
+    """Give the ids that end an answer: the family's end-of-turn token, and what the model folder names as its eos."""
+    out = {family.template.eot_id(tokenizer): None}
+    if model_dir is not None:
+        for name in ("generation_config.json", "config.json"):
+            value = _table(model_dir / name).get("eos_token_id")
+            for token_id in value if isinstance(value, list) else [value]:
+                if isinstance(token_id, int) and 0 <= token_id < tokenizer.num_tokens:
+                    out[token_id] = None
+        eos = _table(model_dir / "tokenizer_config.json").get("eos_token")
+        text = eos.get("content") if isinstance(eos, dict) else eos
+        token = tokenizer.token_id(text) if isinstance(text, str) else None
+        if token is not None:
+            out[token] = None
+    return tuple(out)
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
