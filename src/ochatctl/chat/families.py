@@ -25,6 +25,8 @@ class Family:
     aliases: tuple[str, ...] = ()
     # Auto learning rate: 3e-4 x sqrt(supervised tokens a step / 4e6) / this. Source: OpenChat 3.6.1.
     lr_divisor: float = 1.0
+    # What `add-eot` adds where the tokenizer lacks it; empty: the end-of-turn token and the tags.
+    add_tokens: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,6 +57,7 @@ def _openchat_3_5(**changes: Any) -> ChatTemplate:
     values: dict[str, Any] = {
         "user_prefix": "{condition} User:",
         "assistant_prefix": "{condition} Assistant:",
+        "system_prefix": "",
         "inference_condition": "GPT4 Correct",
         "eot": _TURN,
     }
@@ -75,6 +78,7 @@ _ALL = (
         template=ChatTemplate(
             user_prefix="User:",
             assistant_prefix="Assistant:",
+            system_prefix="",
             condition_segment="Assistant is {condition}",
             inference_condition="GPT4",
             conditions=_CLASSES,
@@ -87,6 +91,7 @@ _ALL = (
         template=ChatTemplate(
             user_prefix="User:",
             assistant_prefix="Assistant {condition}:",
+            system_prefix="",
             inference_condition="GPT4",
             conditions=_CLASSES,
             eot=_TURN,
@@ -95,7 +100,7 @@ _ALL = (
     Family(
         name="openchat_llama2",
         context_tokens=4096,
-        template=ChatTemplate(user_prefix="User:", assistant_prefix="Assistant:", eot=_TURN),
+        template=ChatTemplate(user_prefix="User:", assistant_prefix="Assistant:", system_prefix="", eot=_TURN),
     ),
     Family(
         name="openchat_v3.2_mistral",
@@ -154,6 +159,7 @@ _ALL = (
         aliases=("zephyr_mistral",),
         context_tokens=8192,
         lr_divisor=6.0,
+        add_tokens=("</s>",),  # its tags are text, as published
         template=ChatTemplate(
             user_prefix="<|user|>\n",
             assistant_prefix="<|assistant|>\n",
@@ -170,7 +176,6 @@ _ALL = (
         template=ChatTemplate(
             user_prefix="<start_of_turn>user\n",
             assistant_prefix="<start_of_turn>model\n",
-            system_prefix=None,
             eot="<end_of_turn>",
             after_eot="\n",
             tags=("<start_of_turn>",),
@@ -226,11 +231,9 @@ def load_family(
 
 
 def missing_tokens(family: Family, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Give the tokens that `add-eot` adds for a family: its end-of-turn token and tags that the tokenizer lacks."""
-    wanted = dict.fromkeys(family.template.control_strings)
-    if family.name == "zephyr":
-        wanted = dict.fromkeys([family.template.eot])  # its tags are text, as published
-    return tuple(token for token in wanted if tokenizer.token_id(token) is None)
+    """Give the tokens that `add-eot` adds for a family: those of its own that the tokenizer lacks."""
+    wanted = family.add_tokens or family.template.control_strings
+    return tuple(token for token in dict.fromkeys(wanted) if tokenizer.token_id(token) is None)
 
 
 def read_card(model_dir: Path) -> ModelCard | None:
@@ -252,7 +255,7 @@ def read_card(model_dir: Path) -> ModelCard | None:
     card = build(ModelCard, known, where=str(path))
     if card.version > CARD_VERSION:
         raise ConfigError(
-            f"{path}: version {card.version}, and this ochatctl reads up to {CARD_VERSION}",
+            f"{path}: version {card.version} is newer than {CARD_VERSION}, which this ochatctl reads",
             hint="pip install -U ochatctl",
         )
     return card
@@ -323,9 +326,7 @@ def _detect(model_dir: Path) -> Family:
             jinja = family.template.to_jinja(dummy_prefix=dummy_prefix, bos=ours.bos_token)
             if theirs == [_render(tokenizer, jinja, probe) for probe in _PROBES]:
                 return family
-    raise ConfigError(
-        f"`{model_dir}`: its chat template is none of a known family's; {listed}", hint="add `--family NAME`"
-    )
+    raise ConfigError(f"`{model_dir}`: its chat template fits no known family; {listed}", hint="add `--family NAME`")
 
 
 def _render(tokenizer: Any, chat_template: str, messages: Sequence[dict[str, str]]) -> str | None:

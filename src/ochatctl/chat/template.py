@@ -44,7 +44,7 @@ class ChatTemplate:
     assistant_prefix: str
     eot: str
     # None: the family has no system role.
-    system_prefix: str | None = ""
+    system_prefix: str | None = None
     condition_segment: str = ""
     inference_condition: str = ""
     # Empty: any condition.
