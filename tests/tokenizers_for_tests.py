@@ -21,14 +21,21 @@ ORDINARY_ADDED = "<think>"
 
 
 def byte_bpe(
-    *, special: bool = True, in_vocab: bool = False, ignore_merges: bool = False, normalized: bool = False
+    *,
+    special: bool = True,
+    in_vocab: bool = False,
+    ignore_merges: bool = False,
+    normalized: bool = False,
+    add_prefix_space: bool = False,
 ) -> dict[str, Any]:
     """Give a `tokenizer.json` of byte-level BPE; the control strings are added tokens or base vocabulary."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     tokenizer.pre_tokenizer = (
-        pre_tokenizers.Split("\n", "isolated") if in_vocab else pre_tokenizers.ByteLevel(add_prefix_space=False)
+        pre_tokenizers.Split("\n", "isolated")
+        if in_vocab
+        else pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     )
     if in_vocab:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -12,7 +12,7 @@ from tokenizers_for_tests import byte_bpe, data_dir, model_dir, write_fast, writ
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import FAMILIES, family_tokenizer, get_family
-from ochatctl.chat.template import Encoded
+from ochatctl.chat.template import ChatTemplate, Encoded
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.errors import ConfigError, DataError
 
@@ -211,42 +211,59 @@ def test_the_jinja_refuses_what_encode_refuses() -> None:
             render_messages(jinja, messages)
 
 
-@pytest.mark.parametrize("name", ["chatml", "openchat_v3.2"])
-def test_jinja_ids_equal_encode_s_with_a_real_tokenizer(name: str) -> None:
-    """Rendered, then encoded by transformers; on SmolLM2, with the end-of-turn token added."""
+@pytest.mark.parametrize("dummy_prefix", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_jinja_ids_equal_encode_s(name: str, dummy_prefix: bool, tmp_path: Path) -> None:
+    """Rendered, then encoded by transformers."""
+    folder = write_fast(tmp_path, byte_bpe(add_prefix_space=dummy_prefix))
+    equal, _ = jinja_law(FAMILIES[name].template, folder, expect_dummy_prefix=dummy_prefix)
+    assert any(all(text[:1].isalnum() for text in contents) for contents in equal)
+
+
+# Not with `\n\n` before the content: SmolLM2 splits it before a letter, so that no plain text joins.
+@pytest.mark.parametrize("name", [name for name, f in FAMILIES.items() if not f.template.user_prefix.endswith("\n\n")])
+def test_jinja_ids_equal_encode_s_with_a_real_tokenizer(name: str, tmp_path: Path) -> None:
+    """On SmolLM2's, with the family's control tokens added."""
+    table = json.loads((model_dir() / "tokenizer.json").read_text(encoding="utf-8"))
+    known = {token["content"] for token in table["added_tokens"]} | set(table["model"]["vocab"])
+    new = [text for text in FAMILIES[name].template.control_strings if text not in known]
+    like = {**table["added_tokens"][0], "special": True}
+    table["added_tokens"] += [{**like, "id": 49152 + i, "content": text} for i, text in enumerate(new)]
+    equal, skipped = jinja_law(FAMILIES[name].template, write_fast(tmp_path, table), expect_dummy_prefix=False)
+    # Both ways: plain texts for which the law speaks, and texts for which the pieces do not join.
+    assert any(all(text[:1].isalnum() for text in contents) for contents in equal)
+    assert len(skipped) > 3
+
+
+def jinja_law(
+    template: ChatTemplate, folder: Path, *, expect_dummy_prefix: bool
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Check the law over random chats; give those for which it spoke, and those whose pieces do not join."""
     from transformers import AutoTokenizer
 
-    source = model_dir()
-    theirs = AutoTokenizer.from_pretrained(source)
-    template = FAMILIES[name].template
-    if theirs.convert_tokens_to_ids(template.eot) in (None, theirs.unk_token_id):
-        theirs.add_special_tokens({"additional_special_tokens": [template.eot]})
-    from ochatctl.chat.tokenizer import FastTokenizer
-
-    ours = FastTokenizer(theirs.backend_tokenizer.to_str(), {"add_bos_token": False}, control_strings=(template.eot,))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    ours = family_tokenizer(folder, FAMILIES["chatml"])
+    assert ours.dummy_prefix == expect_dummy_prefix
     jinja = template.to_jinja(dummy_prefix=ours.dummy_prefix, bos=ours.bos_token)
     equal, skipped = [], []
 
     @given(contents=st.lists(contents_like(st), min_size=1, max_size=4), system=contents_like(st))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     def law(contents: list[str], system: str) -> None:
-        conversation = chat(*contents, system=system)
-        encoded = template.encode(conversation, ours, inference=len(contents) % 2 == 1)
+        conversation = chat(*contents, system="" if template.system_prefix is None else system)
+        inference = len(contents) % 2 == 1
         if not pieces_join(template, conversation, ours):
             skipped.append(contents)
             return
-        messages = as_messages(conversation)
         ids = theirs.apply_chat_template(
-            messages, chat_template=jinja, add_generation_prompt=len(contents) % 2 == 1, return_dict=False
+            as_messages(conversation), chat_template=jinja, add_generation_prompt=inference, return_dict=False
         )
-        assert list(ids) == encoded.token_ids
+        assert list(ids) == template.encode(conversation, ours, inference).token_ids
         equal.append(contents)
 
     law()
-    assert len(equal) > 30, "the law was tested on too few texts"
-    # Both ways: plain texts for which the law speaks, and texts for which the pieces do not join.
-    assert any(all(text[:1].isalnum() for text in contents) for contents in equal)
-    assert len(skipped) > 3
+    assert len(equal) > 20, "the law was tested on too few texts"
+    return equal, skipped
 
 
 def contents_like(strategies: Any) -> st.SearchStrategy[str]:
@@ -256,18 +273,19 @@ def contents_like(strategies: Any) -> st.SearchStrategy[str]:
     return strategies.one_of(plain, odd, letters)
 
 
-def pieces_join(template: Any, conversation: Conversation, tokenizer: Tokenizer) -> bool:
+def pieces_join(template: ChatTemplate, conversation: Conversation, tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer encodes each prefix + content as it encodes the two apart."""
-    pairs = [
-        (template.user_prefix if m.role == "user" else template.assistant_prefix, m.content)
-        for m in conversation.messages
-    ]
-    pairs += [(template.system_prefix, conversation.system)] if conversation.system else []
+    roles = {"user": template.user_prefix, "assistant": template.assistant_prefix}
+    pairs = [(roles[message.role], message.content) for message in conversation.messages]
+    pairs += [(template.system_prefix or "", conversation.system)] if conversation.system else []
+    tags = [tag for tag in template.tags if tokenizer.token_id(tag) is not None]
     for prefix, content in pairs:
-        text = prefix.replace("{condition}", template.inference_condition)
-        for tag in template.tags:
+        text = template.after_eot + prefix.replace("{condition}", template.inference_condition)
+        for tag in tags:
             text = text.rpartition(tag)[2]
-        if tokenizer.encode_text(text) + tokenizer.encode_text(content) != tokenizer.encode_text(text + content):
+        space = " " if tokenizer.dummy_prefix and text else ""
+        joint = tokenizer.encode_text(text) + tokenizer.encode_text(content)
+        if joint != tokenizer.encode_text(text + space + content):
             return False
     return True
 
