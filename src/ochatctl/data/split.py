@@ -1,0 +1,115 @@
+"""A conversation longer than the context -> pieces that fit, with every supervised token in exactly one of them.
+
+in: Conversation, out: the Encoded of each piece.
+
+It is split between exchanges (a user's turns and the answer to them); each piece begins with the system message. An
+exchange that is itself too long is cut in the ids of its one `encode()`: each part repeats the prompt, and some of what
+stands before the cut, at weight 0. A part that ends inside a turn has no end-of-turn token.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from ochatctl.chat.conversation import Conversation, Message
+from ochatctl.chat.template import ChatTemplate, Encoded
+from ochatctl.chat.tokenizer import Tokenizer
+
+SHORTEST_CONTEXT_TOKENS = 16
+
+_SENTENCE_ENDS = (".", "!", "?", "\n", "。", "！", "？", "…")
+_OVERLAP_RATIO = 1 / 8
+
+
+def split(
+    conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer, *, context_tokens: int
+) -> list[Encoded]:
+    """Give the pieces of a conversation, at least one.
+
+    Guarantees: no piece is longer than the context; the supervised ids of all pieces, joined, are those of the
+    conversation, each with its weight.
+    """
+    whole = template.encode(conversation, tokenizer)
+    if len(whole.token_ids) <= context_tokens:
+        return [whole]
+
+    def encode(*messages: Message) -> Encoded:
+        return template.encode(dataclasses.replace(conversation, messages=messages), tokenizer)
+
+    blank = Message(role="user", content="")
+    num_header, num_blank = len(encode().token_ids), len(encode(blank).token_ids)
+    pieces: list[Encoded] = []
+    pending: list[Message] = []
+    num_pending = 0
+    for exchange in _exchanges(conversation.messages):
+        # What comes after an end of turn may begin with the template's own text, so a later exchange differs from a
+        # first one; apart from that, lengths add up, since every piece of text is encoded by itself.
+        num_more = len(encode(blank, *exchange).token_ids) - num_blank
+        if pending and num_pending + num_more <= context_tokens:
+            pending += exchange
+            num_pending += num_more
+            continue
+        if pending:
+            pieces.append(encode(*pending))
+        alone = encode(*exchange)
+        pending, num_pending = list(exchange), len(alone.token_ids)
+        if num_pending > context_tokens:
+            pieces += _cut(alone, tokenizer, num_header=num_header, context_tokens=context_tokens)
+            pending = []
+    if pending:
+        pieces.append(encode(*pending))
+    return pieces
+
+
+def truncate(encoded: Encoded, *, context_tokens: int) -> Encoded:
+    """Give the first tokens, as many as the context holds."""
+    return Encoded(token_ids=encoded.token_ids[:context_tokens], loss_weights=encoded.loss_weights[:context_tokens])
+
+
+def _exchanges(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    exchange: list[Message] = []
+    for message in messages:
+        if exchange and message.role == "user" and exchange[-1].role != "user":
+            yield exchange
+            exchange = []
+        exchange.append(message)
+    yield exchange
+
+
+def _cut(encoded: Encoded, tokenizer: Tokenizer, *, num_header: int, context_tokens: int) -> list[Encoded]:
+    ids, weights = encoded.token_ids, encoded.loss_weights
+    supervised = [index for index, weight in enumerate(weights) if weight != 0]
+    if not supervised:
+        return [truncate(encoded, context_tokens=context_tokens)]
+    first, end = supervised[0], supervised[-1] + 1
+    head = _head(ids[:first], num_header, len(tokenizer.bos_ids), context_tokens // 2)
+    parts: list[Encoded] = []
+    start = first
+    while start < end:
+        repeated = min(start - first, int(context_tokens * _OVERLAP_RATIO))
+        stop = min(start + context_tokens - len(head) - repeated, end)
+        if stop < end:
+            stop = _after_sentence(ids, start, stop, tokenizer)
+        parts.append(
+            Encoded(
+                token_ids=head + ids[start - repeated : stop],
+                loss_weights=[0.0] * (len(head) + repeated) + weights[start:stop],
+            )
+        )
+        start = stop
+    return parts
+
+
+def _head(prompt: list[int], num_header: int, num_bos: int, most: int) -> list[int]:
+    """Give the prompt that each part repeats: whole, or its header and its end."""
+    if len(prompt) <= most:
+        return prompt
+    kept = num_header if num_header <= most // 2 else num_bos
+    return prompt[:kept] + prompt[len(prompt) - (most - kept) :]
+
+
+def _after_sentence(ids: list[int], start: int, stop: int, tokenizer: Tokenizer) -> int:
+    """Give the last place after a sentence or paragraph in the second half of a part, else its end."""
+    for index in range(stop, start + (stop - start) // 2, -1):
+        if tokenizer.decode([ids[index - 1]]).rstrip(" ").endswith(_SENTENCE_ENDS):
+            return index
+    return stop
