@@ -42,7 +42,8 @@ ApiKey = Annotated[
 ]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a model folder brings.")]
 
-DEFAULT_BASE_URL = "http://localhost:18888/v1"
+DEFAULT_PORT = 18888
+DEFAULT_BASE_URL = f"http://localhost:{DEFAULT_PORT}/v1"
 
 
 class OchatCommand(TyperCommand):
