@@ -3,10 +3,10 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx
@@ -14,9 +14,9 @@ import httpx
 from ochatctl.chat.conversation import Conversation
 from ochatctl.chat.families import Family
 from ochatctl.chat.tokenizer import Tokenizer
-from ochatctl.engine.base import Delta, Engine, SamplingSpec
+from ochatctl.engine.base import Engine, SamplingSpec
 from ochatctl.engine.prompt import PromptTooLong, fit_prompt, stop_token_ids
-from ochatctl.errors import ConfigError, RemoteError, RunError
+from ochatctl.errors import ConfigError, RemoteError
 
 _RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 _FIRST_WAIT_SECONDS = 0.5
@@ -96,7 +96,7 @@ class LocalClient:
         stop: Sequence[str] = (),
     ) -> AsyncIterator[str]:
         prompt_ids, spec = self._prepare(conversation, max_tokens, temperature, seed, stop)
-        async with aclosing(self._deltas(prompt_ids, spec)) as deltas:
+        async with aclosing(self._engine.generate(prompt_ids, spec)) as deltas:
             async for delta in deltas:
                 if delta.text:
                     yield delta.text
@@ -113,7 +113,8 @@ class LocalClient:
         prompt_ids, spec = self._prepare(conversation, max_tokens, temperature, seed, stop)
         text: list[str] = []
         num_tokens, finish_reason = 0, ""
-        async with aclosing(self._deltas(prompt_ids, replace(spec, stream_period=spec.max_tokens))) as deltas:
+        spec = replace(spec, stream_period=spec.max_tokens)
+        async with aclosing(self._engine.generate(prompt_ids, spec)) as deltas:
             async for delta in deltas:
                 text.append(delta.text)
                 num_tokens += len(delta.token_ids)
@@ -152,15 +153,8 @@ class LocalClient:
             seed=seed,
             stop=tuple(stop),
             stop_token_ids=self._stop_ids,
+            context_ids=prompt.context_ids,
         )
-
-    async def _deltas(self, prompt_ids: list[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
-        # An engine's `generate` is an async generator: closing it frees its slot.
-        async with aclosing(cast(Any, self._engine.generate(prompt_ids, spec))) as deltas:
-            async for delta in deltas:
-                if delta.finish_reason in ("abort", "error"):
-                    raise RunError(f"the engine `{self._engine.name}` ended an answer with `{delta.finish_reason}`")
-                yield delta
 
 
 class HttpClient:

@@ -1,0 +1,50 @@
+"""Several answers to one prompt, drawn at once. in: specs, out: (choice, Delta) as they come."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from ochatctl.engine.base import Delta, Engine, SamplingSpec
+
+# Deltas that wait for a slow reader; the answers then wait too.
+_MAX_WAITING = 64
+
+
+async def draw(
+    engine: Engine, prompt_ids: Sequence[int], specs: Sequence[SamplingSpec]
+) -> AsyncGenerator[tuple[int, Delta], None]:
+    """Give the deltas of all choices.
+
+    Guarantees: closing it aborts every choice; a fault of one ends all, and is raised.
+    """
+    if len(specs) == 1:
+        async with aclosing(engine.generate(prompt_ids, specs[0])) as deltas:
+            async for delta in deltas:
+                yield 0, delta
+        return
+    queue: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue(_MAX_WAITING)
+
+    async def pump(index: int, spec: SamplingSpec) -> None:
+        try:
+            async with aclosing(engine.generate(prompt_ids, spec)) as deltas:
+                async for delta in deltas:
+                    await queue.put((index, delta))
+            await queue.put(None)
+        except Exception as error:  # noqa: BLE001 - it is raised again where the deltas are read
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(index, spec)) for index, spec in enumerate(specs)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,81 @@
+"""What `ochatctl serve` can be told."""
+
+from dataclasses import dataclass, field
+
+from ochatctl.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogConfig:
+    """Where request lines go: to stderr unless `quiet`, and to `file` if there is one."""
+
+    file: str | None = None
+    max_mb: int = 128
+    max_count: int = 10
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorsConfig:
+    """Which pages of other origins may call; none by default."""
+
+    origins: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("*",)
+    headers: tuple[str, ...] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppConfig:
+    """What the application needs beside an engine, a family and a tokenizer."""
+
+    # The first one is told to clients; a request may use any.
+    model_names: tuple[str, ...]
+    # Where a client on this machine finds it.
+    base_url: str = "http://localhost:18888/v1"
+    # Empty: the family's end-of-turn token alone.
+    stop_token_ids: tuple[int, ...] = ()
+    # Empty: not known.
+    trained_conditions: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
+    default_temperature: float = 0.7
+    stream_period: int = 1
+    max_body_bytes: int = 4_000_000
+    body_timeout_seconds: float = 30.0
+    cors: CorsConfig = field(default_factory=CorsConfig)
+    log: LogConfig = field(default_factory=lambda: LogConfig(quiet=True))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    """The whole command."""
+
+    model: str | None = None
+    engine: str = "auto"
+    family: str | None = None
+    tensor_parallel: int = 1
+    host: str = "localhost"
+    port: int = 18888
+    api_keys: tuple[str, ...] = ()
+    no_auth: bool = False
+    served_model_names: tuple[str, ...] = ()
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    stream_period: int = 1
+    worker_use_ray: bool = False
+    trust_remote_code: bool = False
+    drain_timeout_seconds: float = 30.0
+    cors: CorsConfig = field(default_factory=CorsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("--stream-period", self.stream_period, 1),
+            ("--log-max-mb", self.log.max_mb, 1),
+            ("--log-max-count", self.log.max_count, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"`{name}` is {value}, and must be at least {least}")
+        for key in self.api_keys:
+            if not key or not key.isascii() or not key.isprintable() or " " in key:
+                raise ConfigError("an API key is empty, or holds a space or a character that no HTTP header can carry")

@@ -1,0 +1,188 @@
+"""One JSON line a request, written by a thread of its own: what was asked and how it ended, never a key or a text."""
+
+import json
+import logging.handlers
+import os
+import queue
+import re
+import secrets
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ochatctl.errors import EnvironmentProblem
+from ochatctl.serve.config import LogConfig
+from ochatctl.serve.metrics import Metrics
+
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_MAX_WAITING = 10_000
+_ABORTED = 499
+_ENDPOINTS = frozenset({
+    "/", "/health", "/ready", "/version", "/metrics", "/v1/models", "/v1/chat/completions",
+})  # fmt: skip
+
+
+@dataclass(kw_only=True, slots=True)
+class RequestRecord:
+    """What is known of a request; handlers fill in their part. Shared through the ASGI scope."""
+
+    request_id: str
+    endpoint: str
+    started: float = field(default_factory=time.monotonic)
+    status: int = 0
+    aborted: bool = False
+    stream: bool | None = None
+    num_prompt_tokens: int = 0
+    num_answer_tokens: int = 0
+    finish_reasons: list[str] = field(default_factory=list)
+    error: str = ""
+    warning: str = ""
+    first_token_seconds: float | None = None
+
+    def first_token(self) -> None:
+        """Note that the first token is there."""
+        self.first_token_seconds = time.monotonic() - self.started
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """Give the record of a request."""
+    record: RequestRecord = scope["ochatctl.record"]
+    return record
+
+
+class RequestLog:
+    """Writes request lines without holding up the event loop; lines that find the queue full are counted and lost."""
+
+    def __init__(self, config: LogConfig) -> None:
+        self._queue: queue.Queue[str | None] = queue.Queue(_MAX_WAITING)
+        self._stderr: TextIO | None = None if config.quiet else sys.stderr
+        self._file = _open(config) if config.file else None
+        self.num_lost = 0
+        self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+        self._thread.start()
+
+    def write(self, table: dict[str, Any]) -> None:
+        """Put a line on its way."""
+        if self._stderr is None and self._file is None:
+            return
+        try:
+            # ASCII only: nothing can break a line or reach a terminal as a control sequence.
+            self._queue.put_nowait(json.dumps(table))
+        except queue.Full:
+            self.num_lost += 1
+
+    def close(self) -> None:
+        """Write what waits, and stop."""
+        self._queue.put(None)
+        self._thread.join(timeout=5)
+        if self._file is not None:
+            self._file.close()
+
+    def _run(self) -> None:
+        while (line := self._queue.get()) is not None:
+            if self._stderr is not None:
+                self._stderr.write(line + "\n")
+                self._stderr.flush()
+            if self._file is not None:
+                self._file.emit(logging.makeLogRecord({"msg": "%s", "args": (line,)}))
+
+
+class RequestLogging:
+    """Gives each request an id and a record, and writes and counts it when it is over."""
+
+    def __init__(self, app: ASGIApp, *, log: RequestLog, metrics: Metrics) -> None:
+        self._app = app
+        self._log = log
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        record = RequestRecord(request_id=_request_id(scope), endpoint=path if path in _ENDPOINTS else "other")
+        scope["ochatctl.record"] = record
+        header = (b"x-request-id", record.request_id.encode())
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        self._metrics.begin()
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._end(record, scope)
+
+    def _end(self, record: RequestRecord, scope: Scope) -> None:
+        seconds = time.monotonic() - record.started
+        # Without a status an exception is on its way to the outermost layer, which answers 500.
+        status = _ABORTED if record.aborted else record.status or 500
+        self._metrics.end(
+            endpoint=record.endpoint,
+            status=status,
+            seconds=seconds,
+            first_token_seconds=record.first_token_seconds,
+            num_prompt_tokens=record.num_prompt_tokens,
+            num_answer_tokens=record.num_answer_tokens,
+        )
+        client = scope.get("client")
+        table = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "request_id": record.request_id,
+            "client": client[0] if client else None,
+            "method": scope["method"],
+            "endpoint": record.endpoint,
+            "status": status,
+            "seconds": round(seconds, 4),
+        }
+        if record.num_prompt_tokens:
+            first = record.first_token_seconds
+            table |= {
+                "stream": record.stream,
+                "prompt_tokens": record.num_prompt_tokens,
+                "answer_tokens": record.num_answer_tokens,
+                "finish_reasons": record.finish_reasons,
+                "first_token_seconds": None if first is None else round(first, 4),
+            }
+        if record.error:
+            table["error"] = record.error
+        if record.warning:
+            table["warning"] = record.warning
+        self._log.write(table)
+
+
+class _PrivateRotatingFile(logging.handlers.RotatingFileHandler):
+    """A rotating file that only its owner can read."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding="utf-8", opener=_open_private)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on serving where the disk is full."""
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _open(config: LogConfig) -> _PrivateRotatingFile:
+    try:
+        return _PrivateRotatingFile(config.file or "", maxBytes=config.max_mb * 1_000_000, backupCount=config.max_count)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the log file `{config.file}` cannot be written: {error.strerror}", hint="give another `--log-file`"
+        ) from error
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
+            return str(value, "ascii")
+    return "req-" + secrets.token_hex(12)

@@ -1,0 +1,185 @@
+"""Run the server: the engine first, then the port, until a signal or the engine's death.
+
+in: ServeConfig, out: a process that listens
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from ochatctl.engine.base import Engine
+from ochatctl.errors import EnvironmentProblem, RunError
+
+_LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+_WATCH_SECONDS = 0.25
+_PORTS_TRIED = 100
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended the server."""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    return host in _LOOPBACK_HOSTS or host.startswith("127.")
+
+
+def check_port(host: str, port: int) -> None:
+    """Stop before a model is loaded where the port is taken.
+
+    Raises:
+        EnvironmentProblem: names a free one.
+    """
+    for listener in bind(host, port):
+        listener.close()
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Give a socket for each address of a host, bound and not yet listening.
+
+    Raises:
+        EnvironmentProblem: the port is taken (names a free one), or the address is not this machine's.
+    """
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise EnvironmentProblem(f"`--host {host}` is no address: {error}", hint="try `--host localhost`") from error
+    out: list[socket.socket] = []
+    problem: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(infos):
+        try:
+            # All addresses of a host share one port, also where the system chooses it.
+            chosen = out[0].getsockname()[1] if out else port
+            out.append(_bound(family, kind, protocol, (address[0], chosen, *address[2:])))
+        except PermissionError as error:
+            problem = error
+            break
+        except OSError as error:
+            # A name may have an address (`::1`) that this machine has not.
+            problem = error
+            if _is_taken(error):
+                break
+    if out and (problem is None or not (_is_taken(problem) or isinstance(problem, PermissionError))):
+        return out
+    for listener in out:
+        listener.close()
+    assert problem is not None, "a host has at least one address"
+    if _is_taken(problem):
+        free = next((p for p in range(port + 1, min(port + _PORTS_TRIED, 65_535)) if _is_free(host, p)), 0)
+        raise EnvironmentProblem(f"port {port} of `{host}` is in use", hint=f"`--port {free}` is free")
+    raise EnvironmentProblem(f"`{host}` port {port}: {problem.strerror}", hint="choose another `--host` or `--port`")
+
+
+async def run_app(
+    app: ASGIApp,
+    engine: Engine,
+    sockets: Sequence[socket.socket],
+    *,
+    drain_timeout_seconds: float,
+    on_ready: Callable[[], None],
+) -> None:
+    """Listen until SIGTERM or Ctrl-C, finish what is under way, and return.
+
+    Raises:
+        Interrupted: it was Ctrl-C.
+        RunError: the engine died.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=max(1, round(drain_timeout_seconds)),
+        backlog=2048,
+    )
+    server = _Server(config)
+    with server.handling_signals():
+        serving = asyncio.create_task(server.serve(sockets=list(sockets)))
+        watching = asyncio.create_task(_watch(engine))
+        ready = asyncio.create_task(_when_started(server, on_ready))
+        try:
+            await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+            server.should_exit = True
+            await serving
+        finally:
+            ready.cancel()
+            watching.cancel()
+            deaths = await asyncio.gather(watching, ready, return_exceptions=True)
+    for death in deaths:
+        if isinstance(death, RunError):
+            raise death
+    if server.received == signal.SIGINT:
+        raise Interrupted
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, but for its signals: it would raise SIGTERM once more at the end, and never exit with 0."""
+
+    received: int | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @contextlib.contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Let a first signal drain and a second abort."""
+        old = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+        self.received = number
+
+
+async def _watch(engine: Engine) -> None:
+    while True:
+        engine.check_alive()
+        await asyncio.sleep(_WATCH_SECONDS)
+
+
+async def _when_started(server: uvicorn.Server, on_ready: Callable[[], None]) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    on_ready()
+
+
+def _bound(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        _bound(infos[0][0], infos[0][1], infos[0][2], infos[0][4]).close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_taken(error: OSError) -> bool:
+    import errno
+
+    return error.errno == errno.EADDRINUSE
