@@ -57,8 +57,10 @@ def to_table(config: Any) -> dict[str, Any]:
 def to_toml(table: Mapping[str, Any], *, prefix: str = "") -> str:
     """Give a table as TOML; keys without a value are left out."""
     plain = {key: value for key, value in table.items() if value is not None and not isinstance(value, Mapping)}
-    # JSON's strings, numbers, booleans and flat lists are TOML as well.
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    # JSON's strings, numbers, booleans and flat lists are TOML as well, but for DEL, which TOML wants escaped.
+    lines = [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f") for key, value in plain.items()
+    ]
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
             lines += ["", f"[{prefix}{key}]", to_toml(value, prefix=f"{prefix}{key}.")]

@@ -25,7 +25,7 @@ def local_dataset(name: str) -> Path:
 
 def _local(name: str, *, repo_type: str) -> Path:
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path
     match = _HUB_ID.fullmatch(name)
     if match is None or name.startswith((".", "/", "~")):

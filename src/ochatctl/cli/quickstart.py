@@ -1,4 +1,4 @@
-"""`ochatctl quickstart`: the whole chain in front of the user, each step printed and run as the command that does it."""
+"""`ochatctl quickstart`: the whole chain in front of the user, each step run as the command that it prints."""
 
 import contextlib
 import dataclasses

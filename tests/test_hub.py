@@ -1,0 +1,38 @@
+"""Folders and hub ids; what goes wrong is said with what to do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ochatctl.errors import ConfigError
+from ochatctl.hub import local_model
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    assert local_model(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["absent", "./absent/model", "/absent/model", "a/b/c", "owner/na me", ""])
+def test_neither_a_folder_nor_a_hub_id_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="neither a folder nor a hub id"):
+        local_model(name)
+
+
+OFFLINE = """
+from ochatctl.errors import RemoteError
+from ochatctl.hub import local_model
+try:
+    local_model("owner/not-in-the-cache@main")
+except RemoteError as error:
+    print(error.exit_code, error.message, error.hint)
+"""
+
+
+def test_offline_is_exit_6_with_the_command_that_helps(tmp_path: Path) -> None:
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", OFFLINE], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("6 `owner/not-in-the-cache` is no folder here")
+    assert "hf download owner/not-in-the-cache" in done.stdout
