@@ -1,7 +1,8 @@
 """The flags that mean one thing everywhere, and the command class that lets list options take several values."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
@@ -42,8 +43,29 @@ ApiKey = Annotated[
 ]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a model folder brings.")]
 
+MaybeOut = Annotated[Path | None, typer.Option("--out", help="Where the result is written; default: `runs/...`.")]
+EngineName = Annotated[
+    Literal["auto", "vllm", "hf", "echo"],
+    typer.Option("--engine", help="What draws the answers; `auto`: vLLM where it can run, else the embedded one."),
+]
+
 DEFAULT_PORT = 18888
 DEFAULT_BASE_URL = f"http://localhost:{DEFAULT_PORT}/v1"
+
+
+def command_line(ctx: typer.Context) -> str:
+    """Give the command that was typed, fit to be typed again: without `--yes`, and with a key's value hidden."""
+    words = [ctx.command_path]
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(param.name or "")
+        value = ctx.params.get(param.name or "")
+        if source is None or source.name != "COMMANDLINE" or param.name == "yes" or value is False:
+            continue
+        flag = [param.opts[0]] if param.param_type_name == "option" else []
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            shown = "KEY" if param.name in ("api_key", "api_keys") else str(item)
+            words += flag if item is True else [*flag, shlex.quote(shown)]
+    return " ".join(words)
 
 
 class OchatCommand(TyperCommand):
