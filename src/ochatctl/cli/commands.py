@@ -2,10 +2,10 @@
 
 import typer
 
-from ochatctl.cli import families, tokens
+from ochatctl.cli import add_eot, bench, data, families, tokens, train
 
 
 def register(app: typer.Typer) -> None:
     """Add every command to the root."""
-    for module in (families, tokens):
+    for module in (add_eot, bench, data, families, tokens, train):
         module.register(app)

@@ -1,0 +1,93 @@
+"""What one training run is; `run.json` carries it from the parent process to the ranks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ochatctl.errors import ConfigError
+
+VERSION = 1
+RUN_FILE = "run.json"
+
+StrategyName = Literal["fsdp", "deepspeed"]
+Device = Literal["cpu", "cuda"]
+DType = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW and its learning rate over the run. The defaults are OpenChat's."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-5
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+    warmup_ratio: float = 0.05
+    min_lr_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "lr", self.lr, "above 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "from 0 to below 1")
+        _require(self.eps > 0, "eps", self.eps, "above 0")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "from 0 to 1")
+        _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A run with nothing left to decide.
+
+    Units: `batch_tokens` is what one rank takes in one forward pass; an optimizer step takes `num_ranks` x
+    `accumulation_steps` of them. `num_threads` is CPU threads a rank.
+    """
+
+    model_dir: Path
+    data_path: Path
+    out_dir: Path
+    # None: what the model folder says.
+    family: str | None
+    strategy: StrategyName
+    device: Device
+    dtype: DType
+    num_ranks: int
+    num_epochs: int
+    batch_tokens: int
+    optim: OptimConfig
+    zero_stage: int = 2
+    accumulation_steps: int = 1
+    save_every_epochs: int = 1
+    seed: int = 0
+    num_threads: int = 1
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    version: int = field(default=VERSION)
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ConfigError(f"{RUN_FILE}: version {self.version}, and this ochatctl reads {VERSION}")
+        for name in ("num_ranks", "num_epochs", "batch_tokens", "accumulation_steps", "save_every_epochs"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.num_threads >= 1, "num_threads", self.num_threads, "at least 1")
+        _require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+
+    @property
+    def bins_per_step(self) -> int:
+        """Forward passes of an optimizer step, over all ranks."""
+        return self.num_ranks * self.accumulation_steps
+
+    def saves_after(self, epoch: int) -> bool:
+        """Whether a checkpoint follows this epoch, counted from 0; the last one is always saved."""
+        return (epoch + 1) % self.save_every_epochs == 0 or epoch + 1 == self.num_epochs
+
+    def checkpoint_dir(self, epoch: int) -> Path:
+        """The folder that a model is saved in after this epoch, counted from 0."""
+        return self.out_dir / f"ep_{epoch + 1}"
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ConfigError(f"`{name}` is `{value}`, not {wanted}")

@@ -1,0 +1,81 @@
+"""What the ranks tell the parent while they train, one JSON line each on their standard output."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+# Set by the parent, which then holds the other end of a rank's standard input for as long as it lives.
+PARENT_HOLDS_STDIN = "OCHATCTL_PARENT_HOLDS_STDIN"
+METRICS_FILE = "metrics.jsonl"
+METRICS_FORMAT = "ochatctl-metrics"
+METRICS_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """The ranks are about to take the first step."""
+
+    strategy: str
+    num_parameters: int
+    num_steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stepped:
+    """An optimizer step; these are the lines of `metrics.jsonl`.
+
+    Units: `loss` is the weighted mean over all ranks; `grad_norm` is before clipping; `seconds` since the first step
+    began; `tokens` is of this step, over all ranks.
+    """
+
+    step: int
+    num_steps: int
+    epoch: int
+    num_epochs: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    tokens_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """A checkpoint is whole under its final name."""
+
+    epoch: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """A rank met an error of ours and stops; `kind` is the class's name."""
+
+    rank: int
+    kind: str
+    message: str
+    hint: str
+
+
+Record = Started | Stepped | Saved | Failed
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Started, Stepped, Saved, Failed)}
+_START = '{"ochatctl": '
+
+
+def to_line(record: Record) -> str:
+    """Give a record as one line."""
+    return json.dumps({"ochatctl": type(record).__name__, **dataclasses.asdict(record)}) + "\n"
+
+
+def from_line(line: str) -> Record | None:
+    """Give the record that a line holds, or None where it is a line of somebody else's log."""
+    if not line.startswith(_START):
+        return None
+    try:
+        table = json.loads(line)
+        record: Record = _KINDS[table.pop("ochatctl")](**table)
+    except (ValueError, KeyError, TypeError):
+        return None  # two ranks' writes ran into each other: shown with the log
+    return record

@@ -1,0 +1,26 @@
+"""The learning rate: how high, and how it runs over the steps of a run."""
+
+import math
+
+BASE_LR = 3e-4
+_BASE_TOKENS = 4e6
+
+
+def auto_lr(*, supervised_tokens: float, divisor: float) -> float:
+    """Give the peak learning rate for a step of so many supervised tokens.
+
+    Source: OpenChat 3.2.2, 3e-4 x sqrt(tokens a step / 4e6); 3.6.1 divides by the family's `divisor`.
+    """
+    return BASE_LR * math.sqrt(supervised_tokens / _BASE_TOKENS) / divisor
+
+
+def lr_at(step: int, *, num_steps: int, peak: float, warmup_ratio: float, min_lr_ratio: float) -> float:
+    """Give the learning rate of a step, counted from 1: linear warm-up, then a cosine down to `min_lr_ratio`.
+
+    Guarantees: the peak is reached at the end of the warm-up, the minimum at the last step.
+    """
+    warmup_steps = round(warmup_ratio * num_steps)
+    if step <= warmup_steps:
+        return peak * step / warmup_steps
+    done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+    return peak * (min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))

@@ -1,0 +1,65 @@
+"""What the training loop needs of a way to spread a model over ranks."""
+
+from typing import Protocol
+
+import torch
+
+from ochatctl.errors import ConfigError
+from ochatctl.train.config import OptimConfig, TrainConfig
+from ochatctl.train.ranks import Ranks
+
+
+class Strategy(Protocol):
+    """Spreads a model and its optimizer over ranks. The order of calls is the same on all ranks.
+
+    Gradients are averaged over the ranks, so the loop multiplies the loss by their number.
+    """
+
+    name: str
+    # Called as the model itself is.
+    model: torch.nn.Module
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        """Add the gradient of a micro-step; `is_last` says that the optimizer step follows."""
+        ...
+
+    def step(self, lr: float) -> float:
+        """Clip, take the optimizer step and forget the gradients; give the gradient's norm before clipping.
+
+        A norm that is not finite takes no step.
+        """
+        ...
+
+    def full_state(self) -> dict[str, torch.Tensor]:
+        """Gather the whole model: the weights, on CPU, on rank 0; nothing on the others. All ranks call it."""
+        ...
+
+
+def make_strategy(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> Strategy:
+    """Spread `model` as the config says."""
+    if config.strategy == "deepspeed":
+        from ochatctl.train.strategies.deepspeed import DeepSpeedStrategy
+
+        return DeepSpeedStrategy(model, config, ranks)
+    if config.strategy == "fsdp":
+        from ochatctl.train.strategies.fsdp import FsdpStrategy
+
+        return FsdpStrategy(model, config, ranks)
+    raise ConfigError(f"unknown strategy `{config.strategy}`")
+
+
+def make_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """Make AdamW; vectors (norms and biases) do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
