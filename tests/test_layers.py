@@ -25,8 +25,8 @@ HOMES = {
     "msgspec": ["serve/protocol.py"],
     "httpx": ["engine/client.py", "hub.py"],
     "prometheus_client": ["serve/metrics.py"],
-    "torch": ["train/", "vocab.py", "base_model.py", "engine/hf"],
-    "transformers": ["chat/tokenizer.py", "chat/families.py", "train/", "vocab.py", "base_model.py", "engine/hf"],
+    "torch": ["train/", "vocab/", "base_model.py", "engine/hf"],
+    "transformers": ["chat/tokenizer.py", "chat/families.py", "train/", "vocab/", "base_model.py", "engine/hf"],
     "huggingface_hub": ["hub.py"],
 }
 HEAVY = {"torch", "transformers", "vllm", "deepspeed", "numpy", "pyarrow", "starlette", "uvicorn", "sentencepiece"}
