@@ -8,12 +8,11 @@ import typer
 
 from ochatctl.cli.options import Condition, Json, MaybeFamily, Model, OchatCommand, System
 from ochatctl.cli.output import Output, examples
+from ochatctl.cli.token_text import print_tokens
 from ochatctl.errors import UsageProblem
 
 if TYPE_CHECKING:
     from ochatctl.chat.conversation import Conversation
-    from ochatctl.chat.template import Encoded
-    from ochatctl.chat.tokenizer import Tokenizer
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +50,7 @@ def tokens(
         if json:
             output.line(encoded)
         else:
-            _show(encoded, tokenizer)
+            print_tokens(encoded.token_ids, encoded.loss_weights, tokenizer.token_text)
 
 
 def _conversations(text: str | None, file: Path | None, system: str, condition: str) -> "Iterable[Conversation]":
@@ -61,15 +60,3 @@ def _conversations(text: str | None, file: Path | None, system: str, condition: 
         return read_conversations(file)
     value = {"messages": [{"role": "user", "content": text}], "system": system, "condition": condition}
     return [parse_conversation(value, where="TEXT")]
-
-
-def _show(encoded: "Encoded", tokenizer: "Tokenizer") -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    line = Text()
-    for token_id, weight in zip(encoded.token_ids, encoded.loss_weights, strict=True):
-        style = "bold green" if weight >= 1 else "yellow" if weight > 0 else "dim"
-        line.append(tokenizer.token_text(token_id), style=style)
-        line.append(f"[{token_id}] " if weight in (0, 1) else f"[{token_id} x{weight:g}] ", style="dim")
-    Console(soft_wrap=True, highlight=False).print(line)

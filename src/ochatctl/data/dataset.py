@@ -20,8 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ochatctl.data.encode import IGNORED_LABEL, Row
-from ochatctl.errors import DataError
+from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.data.encode import IGNORED_LABEL, Row, tokenizer_digest
+from ochatctl.errors import ConfigError, DataError
 from ochatctl.files import atomic_file
 
 VERSION = 1
@@ -171,6 +172,18 @@ class PackedDataset:
                 values = self._group(number)["nz_input_ids"].values.to_numpy()
                 largest = max(largest, int(values.max(initial=-1)))
         return largest
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Refuse a tokenizer other than the one that the ids came from.
+
+        Raises:
+            ConfigError: names the file.
+        """
+        if self.info.tokenizer_digest not in ("", tokenizer_digest(tokenizer)):
+            raise ConfigError(
+                f"{self.path} was packed with another tokenizer than this model's",
+                hint="pack it again: `ochatctl data pack F.jsonl --model DIR --out PREFIX --yes`",
+            )
 
     def row(self, index: int) -> Row:
         """Give one row.

@@ -57,6 +57,11 @@ def to_row(encoded: Encoded) -> Row:
     return Row(input_ids=input_ids, labels=labels, loss_weights=loss_weights)
 
 
+def unshift(row: Row) -> Encoded:
+    """Give back the ids of a row with the weight of each, as `to_row` took them."""
+    return Encoded(token_ids=row.input_ids.tolist(), loss_weights=[0.0, *row.loss_weights[:-1].tolist()])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeConfig:
     """What makes rows of conversations; it crosses to worker processes whole.

@@ -54,6 +54,11 @@ class Plan:
     imbalance_ratio: float
     digest: str
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows it places."""
+        return sum(len(rows) for step in self.steps for rows in step)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackedBatch:
