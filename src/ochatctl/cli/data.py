@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ochatctl.cli import data_view
-from ochatctl.cli.options import Json, MaybeFamily, Model, OchatCommand, Out, Quiet, Seed, TrustRemoteCode, Yes
+from ochatctl.cli.options import Json, Limit, MaybeFamily, Model, OchatCommand, Out, Quiet, Seed, TrustRemoteCode, Yes
 from ochatctl.cli.output import Output, examples
 from ochatctl.errors import UsageProblem
 from ochatctl.files import refuse_existing
@@ -95,6 +95,7 @@ def pack(
         typer.Option("--overlength", help="What becomes of a conversation longer than the context."),
     ] = "split",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0: as many as are worth it.")] = 0,
+    limit: Limit = None,
     seed: Seed = _DEFAULT_SEED,
     trust_remote_code: TrustRemoteCode = False,
     yes: Yes = False,
@@ -111,7 +112,8 @@ def pack(
         refuse_existing(split_path(out, split), yes=yes)
     config = PackConfig(
         data_path=file, model_dir=local_model(model), prefix=out, family=family, eval_ratio=eval_ratio, seed=seed,
-        class_weights=weights, overlength=overlength, num_workers=workers, trust_remote_code=trust_remote_code,
+        class_weights=weights, overlength=overlength, num_workers=workers, limit=limit,
+        trust_remote_code=trust_remote_code,
     )  # fmt: skip
     output = Output(as_json=json, quiet=quiet)
     with output.progress("packing") as advance:

@@ -46,7 +46,7 @@ def inspect(
     split: Split = "train",
     json: Json = False,
 ) -> None:
-    """Show a row of a packed dataset, coloured by loss weight; with `--model`, as text."""
+    """Show a row of a packed dataset, coloured by loss weight; `--model` where the one it was packed with has moved."""
     from ochatctl.config import to_table
     from ochatctl.data.dataset import open_dataset, split_path
     from ochatctl.data.encode import unshift
@@ -84,7 +84,8 @@ def plan(
     summary: dict[str, Any] = {
         "rows": len(lengths), "tokens": planned.num_tokens, "longest_tokens": int(lengths.max()),
         "steps": len(planned.steps), "efficiency_ratio": planned.efficiency_ratio,
-        "imbalance_ratio": planned.imbalance_ratio, "dropped": len(lengths) - planned.num_rows, "digest": planned.digest,
+        "imbalance_ratio": planned.imbalance_ratio, "dropped": len(lengths) - planned.num_rows,
+        "digest": planned.digest,
     }  # fmt: skip
     Output(as_json=json).table(summary, ("", ""), [(key, _figure(value)) for key, value in summary.items()])
 
@@ -94,7 +95,8 @@ def _figure(value: Any) -> str:
 
 
 def _token_text(dataset: "PackedDataset", model: str | None, family: str | None) -> "Callable[[int], str]":
-    if model is None:
+    model = model or dataset.info.model_dir
+    if not model:
         return lambda token_id: ""
     from ochatctl.chat.families import load_family
     from ochatctl.hub import local_model

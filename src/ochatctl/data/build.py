@@ -4,6 +4,7 @@ in: PackConfig, out: PREFIX.train.parquet, PREFIX.eval.parquet where a share is 
 """
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -31,7 +32,10 @@ _DISK_BYTES_PER_INPUT_BYTE = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackConfig:
-    """What to pack and how. `family` None: what the model folder says; `num_workers` 0: as many as are worth it."""
+    """What to pack and how.
+
+    `family` None: what the model folder says; `num_workers` 0: as many as are worth it; `limit`: only the first ones.
+    """
 
     data_path: Path
     model_dir: Path
@@ -42,6 +46,7 @@ class PackConfig:
     class_weights: dict[str, float] = field(default_factory=lambda: dict(CLASS_WEIGHTS))
     overlength: Overlength = "split"
     num_workers: int = 0
+    limit: int | None = None
     trust_remote_code: bool = False
 
 
@@ -103,7 +108,7 @@ def pack_files(config: PackConfig, *, advance: Callable[[int], None] = lambda co
     family, tokenizer = load_family(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
     _check(config)
     context_tokens = _context_tokens(config.model_dir, family.context_tokens)
-    num_conversations = sum(1 for _ in _lines(config.data_path))
+    num_conversations = sum(1 for _ in itertools.islice(_lines(config.data_path), config.limit))
     held_out = _held_out(num_conversations, config)
     report = PackReport(
         family=family.name,
@@ -114,7 +119,7 @@ def pack_files(config: PackConfig, *, advance: Callable[[int], None] = lambda co
         eval=SplitTally(path=str(split_path(config.prefix, "eval"))) if held_out else None,
     )
     outcomes = encode_all(
-        _conversations(config.data_path),
+        itertools.islice(_conversations(config.data_path), config.limit),
         tokenizer,
         EncodeConfig(
             family=family,
@@ -151,6 +156,7 @@ def pack_files(config: PackConfig, *, advance: Callable[[int], None] = lambda co
                     context_tokens=context_tokens,
                     num_tokens=tokenizer.num_tokens,
                     tokenizer_digest=tokenizer_digest(tokenizer),
+                    model_dir=str(config.model_dir),
                 )
             )
     if report.eval is None:

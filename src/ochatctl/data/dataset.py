@@ -51,7 +51,8 @@ _PACK_HINT = "`ochatctl data pack` writes it anew"
 class DatasetInfo:
     """What a packed dataset says of itself.
 
-    `conditions` gives the supervised tokens of each condition; `num_tokens` is the size of the vocabulary.
+    `conditions` gives the supervised tokens of each condition; `num_tokens` is the size of the vocabulary; `model_dir`
+    is where its tokenizer came from, for `data inspect`.
     """
 
     model_type: str
@@ -59,6 +60,7 @@ class DatasetInfo:
     context_tokens: int = 0
     num_tokens: int = 0
     tokenizer_digest: str = ""
+    model_dir: str = ""
 
 
 def split_path(prefix: str | Path, split: Split) -> Path:
@@ -94,6 +96,7 @@ class DatasetWriter:
             "context_tokens": info.context_tokens,
             "num_tokens": info.num_tokens,
             "tokenizer_digest": info.tokenizer_digest,
+            "model_dir": info.model_dir,
         }
         self._writer.add_key_value_metadata({METADATA_KEY: json.dumps(table, ensure_ascii=False)})
 
@@ -259,7 +262,7 @@ def _read_info(path: Path, text: bytes | None) -> DatasetInfo:
             f"{path}: packed dataset version {version}, and this ochatctl reads up to {VERSION}",
             hint="pip install -U ochatctl",
         )
-    known = ("model_type", "conditions", "context_tokens", "num_tokens", "tokenizer_digest")
+    known = ("model_type", "conditions", "context_tokens", "num_tokens", "tokenizer_digest", "model_dir")
     return DatasetInfo(**{key: table[key] for key in known if key in table})
 
 
