@@ -137,15 +137,15 @@ class Choice(Struct):
     logprobs: Logprobs | None = None
 
 
-class ChatCompletion(Struct):
+class ChatCompletion(Struct, kw_only=True):
     """A plain answer."""
 
     id: str
+    object: str = "chat.completion"
     created: int
     model: str
     choices: list[Choice]
     usage: Usage
-    object: str = "chat.completion"
     system_fingerprint: str | None = None
 
 
@@ -165,34 +165,34 @@ class ChunkChoice(Struct):
     finish_reason: str | None = None
 
 
-class Chunk(Struct):
+class Chunk(Struct, kw_only=True):
     """One event of a stream. `usage` is absent where the client did not ask for it, null until the last."""
 
     id: str
+    object: str = "chat.completion.chunk"
     created: int
     model: str
     choices: list[ChunkChoice]
     usage: Usage | UnsetType | None = UNSET
-    object: str = "chat.completion.chunk"
     system_fingerprint: str | None = None
 
 
-class ModelCard(Struct):
+class ModelCard(Struct, kw_only=True):
     """One name under which the model is known; names of one model share `root`."""
 
     id: str
+    object: str = "model"
     created: int
     root: str
     max_model_len: int
-    object: str = "model"
     owned_by: str = "ochatctl"
 
 
-class ModelList(Struct):
+class ModelList(Struct, kw_only=True):
     """The answer of `/v1/models`."""
 
-    data: list[ModelCard]
     object: str = "list"
+    data: list[ModelCard]
 
 
 class ErrorDetail(Struct):

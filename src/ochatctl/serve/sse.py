@@ -98,6 +98,5 @@ def _event(chunk: Chunk) -> bytes:
 def _frame(head: StreamHead, index: int) -> tuple[bytes, bytes]:
     """Give what stands before and after the text of a plain chunk."""
     whole = _event(_chunk(head, ChunkChoice(index=index, delta=ChunkDelta(content=_MARK))))
-    # The model's name comes from the client and may hold the mark as well, but stands after the text.
     before, _, after = whole.partition(encode(_MARK))
     return before, after

@@ -1,0 +1,240 @@
+"""Every bad request gets its status, code and parameter in OpenAI's envelope, and none a 500."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from serving_for_tests import Served, serving
+
+USER = {"role": "user", "content": "Hi"}
+BASE: dict[str, Any] = {"model": "echo", "messages": [USER]}
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving(max_body_bytes=100_000) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.base_url) as client:
+        yield client
+
+
+def with_message(message: Any) -> dict[str, Any]:
+    return BASE | {"messages": [message]}
+
+
+def with_content(content: Any) -> dict[str, Any]:
+    return with_message({"role": "user", "content": content})
+
+
+def form(kind: str) -> dict[str, Any]:
+    return BASE | {"response_format": {"type": kind}}
+
+
+INVALID, MISSING, NOT_JSON = "invalid_value", "missing_required_parameter", "invalid_json"
+UNSUPPORTED, NO_VALUE = "unsupported_parameter", "unsupported_value"
+RAW = json.dumps(BASE).encode()[:-1]
+LATE = {"role": "system", "content": "x"}
+# (name, body, status, code, param)
+TABLE: list[tuple[str, Any, int, str, str | None]] = [
+    ("half an object", b"{", 400, NOT_JSON, None),
+    ("a list", b"[]", 400, INVALID, None),
+    ("a string", b'"x"', 400, INVALID, None),
+    ("null", b"null", 400, INVALID, None),
+    ("nothing", b"", 400, NOT_JSON, None),
+    ("more after the end", json.dumps(BASE).encode() + b"{}", 400, NOT_JSON, None),
+    ("NaN", RAW + b',"temperature":NaN}', 400, NOT_JSON, None),
+    ("a byte order mark", b"\xef\xbb\xbf{}", 400, NOT_JSON, None),
+    ("UTF-16", json.dumps(BASE).encode("utf-16"), 400, NOT_JSON, None),
+    ("bytes that are not UTF-8", b'{"model":"\xff","messages":[]}', 400, NOT_JSON, None),
+    ("a lone surrogate", b'{"model":"echo","messages":[{"role":"user","content":"\\ud800"}]}', 400, NOT_JSON, None),
+    ("a lone surrogate in the condition", RAW + b',"condition":"\\udc00!"}', 400, NOT_JSON, None),
+    ("deep nesting", b'{"x":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, NOT_JSON, None),
+    ("deep nesting in messages", b'{"messages":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, INVALID, "messages[0]"),
+    ("no model", {"messages": [USER]}, 400, MISSING, "model"),
+    ("model null", BASE | {"model": None}, 400, INVALID, "model"),
+    ("model 3", BASE | {"model": 3}, 400, INVALID, "model"),
+    ("model empty", BASE | {"model": ""}, 400, INVALID, "model"),
+    ("model too long", BASE | {"model": "m" * 10_000}, 400, INVALID, "model"),
+    ("model unknown", BASE | {"model": "gpt-4"}, 404, "model_not_found", "model"),
+    ("no messages", {"model": "echo"}, 400, MISSING, "messages"),
+    ("messages null", BASE | {"messages": None}, 400, INVALID, "messages"),
+    ("messages a string", BASE | {"messages": "hi"}, 400, INVALID, "messages"),
+    ("messages empty", BASE | {"messages": []}, 400, INVALID, "messages"),
+    ("a message that is a number", BASE | {"messages": [1]}, 400, INVALID, "messages[0]"),
+    ("a message without role", BASE | {"messages": [USER, {"content": "x"}]}, 400, MISSING, "messages[1].role"),
+    ("role unknown", with_message({"role": "User ", "content": "x"}), 400, INVALID, "messages[0].role"),
+    ("role with a line break", with_message({"role": "a\nb", "content": "x"}), 400, INVALID, "messages[0].role"),
+    ("role a number", with_message({"role": 1, "content": "x"}), 400, INVALID, "messages[0].role"),
+    ("role tool", BASE | {"messages": [USER, {"role": "tool", "content": "x"}]}, 400, NO_VALUE, "messages[1].role"),
+    ("no content", with_message({"role": "user"}), 400, MISSING, "messages[0].content"),
+    ("content null", with_content(None), 400, MISSING, "messages[0].content"),
+    ("content a number", with_content(3), 400, INVALID, "messages[0].content"),
+    ("content no part", with_content([]), 400, INVALID, "messages[0].content"),
+    ("a part without type", with_content([{"text": "x"}]), 400, MISSING, "messages[0].content[0].type"),
+    ("a part without text", with_content([{"type": "text"}]), 400, MISSING, "messages[0].content[0].text"),
+    ("an image", with_content([{"type": "image_url"}]), 400, NO_VALUE, "messages[0].content[0].type"),
+    ("tool calls", with_message(USER | {"tool_calls": [{}]}), 400, NO_VALUE, "messages[0].tool_calls"),
+    ("only a system message", with_message({"role": "system", "content": "x"}), 400, INVALID, "messages"),
+    ("a late system message", BASE | {"messages": [USER, LATE]}, 400, INVALID, "messages[1].role"),
+    ("two system messages", BASE | {"messages": [LATE, LATE, USER]}, 400, INVALID, "messages[1].role"),
+    ("temperature below", BASE | {"temperature": -1}, 400, INVALID, "temperature"),
+    ("temperature above", BASE | {"temperature": 3}, 400, INVALID, "temperature"),
+    ("temperature text", BASE | {"temperature": "x"}, 400, INVALID, "temperature"),
+    ("temperature true", BASE | {"temperature": True}, 400, INVALID, "temperature"),
+    ("temperature endless", RAW + b',"temperature":1e999}', 400, INVALID, "temperature"),
+    ("top_p 0", BASE | {"top_p": 0}, 400, INVALID, "top_p"),
+    ("top_p 1.1", BASE | {"top_p": 1.1}, 400, INVALID, "top_p"),
+    ("top_k -2", BASE | {"top_k": -2}, 400, INVALID, "top_k"),
+    ("min_p 2", BASE | {"min_p": 2}, 400, INVALID, "min_p"),
+    ("n 0", BASE | {"n": 0}, 400, INVALID, "n"),
+    ("n 17", BASE | {"n": 17}, 400, INVALID, "n"),
+    ("n 2.5", BASE | {"n": 2.5}, 400, INVALID, "n"),
+    ("n 10^18", BASE | {"n": 10**18}, 400, INVALID, "n"),
+    ("n of 400 digits", BASE | {"n": 10**400}, 400, INVALID, "n"),
+    ("max_tokens 0", BASE | {"max_tokens": 0}, 400, INVALID, "max_tokens"),
+    ("max_tokens 2^63", BASE | {"max_tokens": 2**63}, 400, INVALID, "max_tokens"),
+    ("max_completion_tokens -1", BASE | {"max_completion_tokens": -1}, 400, INVALID, "max_completion_tokens"),
+    ("stop empty", BASE | {"stop": ""}, 400, INVALID, "stop"),
+    ("stop one of them empty", BASE | {"stop": ["a", ""]}, 400, INVALID, "stop"),
+    ("stop five", BASE | {"stop": list("abcde")}, 400, INVALID, "stop"),
+    ("stop numbers", BASE | {"stop": [1]}, 400, INVALID, "stop[0]"),
+    ("stop long", BASE | {"stop": "x" * 2_000}, 400, INVALID, "stop"),
+    ("presence_penalty 3", BASE | {"presence_penalty": 3}, 400, INVALID, "presence_penalty"),
+    ("frequency_penalty -3", BASE | {"frequency_penalty": -3}, 400, INVALID, "frequency_penalty"),
+    ("repetition_penalty 0", BASE | {"repetition_penalty": 0}, 400, INVALID, "repetition_penalty"),
+    ("logit_bias list", BASE | {"logit_bias": [1]}, 400, INVALID, "logit_bias"),
+    ("logit_bias of a word", BASE | {"logit_bias": {"a": 1}}, 400, INVALID, "logit_bias"),
+    ("logit_bias outside", BASE | {"logit_bias": {"999999": 1}}, 400, INVALID, "logit_bias"),
+    ("logit_bias digits of another script", BASE | {"logit_bias": {"١": 1}}, 400, INVALID, "logit_bias"),
+    ("logit_bias text", BASE | {"logit_bias": {"1": "x"}}, 400, INVALID, "logit_bias"),
+    ("logit_bias 101", BASE | {"logit_bias": {"1": 101}}, 400, INVALID, "logit_bias"),
+    ("top_logprobs 21", BASE | {"logprobs": True, "top_logprobs": 21}, 400, INVALID, "top_logprobs"),
+    ("top_logprobs alone", BASE | {"top_logprobs": 2}, 400, INVALID, "top_logprobs"),
+    ("logprobs a number", BASE | {"logprobs": 3}, 400, INVALID, "logprobs"),
+    ("seed 2^64", BASE | {"seed": 2**64}, 400, INVALID, "seed"),
+    ("stream text", BASE | {"stream": "true"}, 400, INVALID, "stream"),
+    ("stream_options alone", BASE | {"stream_options": {"include_usage": True}}, 400, INVALID, "stream_options"),
+    ("response_format json_object", form("json_object"), 400, NO_VALUE, "response_format"),
+    ("response_format unknown", form("poem"), 400, NO_VALUE, "response_format"),
+    ("response_format text", BASE | {"response_format": "json"}, 400, INVALID, "response_format"),
+    ("tools", BASE | {"tools": [{"type": "function"}]}, 400, UNSUPPORTED, "tools"),
+    ("tool_choice", BASE | {"tool_choice": "required"}, 400, UNSUPPORTED, "tool_choice"),
+    ("functions", BASE | {"functions": [{"name": "f"}]}, 400, UNSUPPORTED, "functions"),
+    ("guided_json", BASE | {"guided_json": {"type": "object"}}, 400, UNSUPPORTED, "guided_json"),
+    ("condition a number", BASE | {"condition": 4}, 400, INVALID, "condition"),
+    ("prompt too long", with_content("x" * 5_000), 400, "context_length_exceeded", "messages"),
+    ("body too large", with_content("x" * 100_001), 413, "request_too_large", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "status", "code", "param"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_bad_request_is_told_what_is_wrong(
+    client: httpx.Client, body: Any, status: int, code: str, param: str | None, stream: bool
+) -> None:
+    if stream and isinstance(body, dict) and "stream" not in body and "stream_options" not in body:
+        body = body | {"stream": True}
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = client.post("/v1/chat/completions", content=content, headers=JSON)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (status, code, param), error
+    assert error["type"] == "invalid_request_error"
+    assert len(response.content) < 4_096
+    assert "Traceback" not in error["message"]
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "param"),
+    [
+        ("chatml", {"condition": "GPT4"}, "condition"),
+        ("openchat_v2_llama2", {"condition": "GPT5"}, "condition"),
+        ("gemma_it", {"messages": [{"role": "system", "content": "x"}, USER]}, "messages[0].role"),
+    ],
+)
+def test_what_a_family_cannot_say_is_refused(family: str, change: dict[str, Any], param: str) -> None:
+    with serving(family) as served:
+        response = httpx.post(f"{served.base_url}/v1/chat/completions", json=BASE | change)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "code"),
+    [
+        ("GET", "/v1/chat/completions", {}, 405, "method_not_allowed"),
+        ("POST", "/v1/models", {}, 405, "method_not_allowed"),
+        ("GET", "/v1/nothing", {}, 404, "not_found"),
+        ("GET", "/v1/models/", {}, 404, "model_not_found"),
+        ("GET", "/v1/models/gpt-4", {}, 404, "model_not_found"),
+        ("POST", "/v1/chat/completions", {"content-type": "text/plain"}, 415, "unsupported_media_type"),
+        ("POST", "/v1/chat/completions", {}, 415, "unsupported_media_type"),
+        ("POST", "/v1/chat/completions", JSON | {"content-encoding": "gzip"}, 415, "unsupported_media_type"),
+    ],
+)
+def test_a_wrong_address_or_kind_is_said_in_the_same_words(
+    served: Served, method: str, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    response = httpx.request(
+        method, served.base_url + path, headers=headers, content=b"{}" if method == "POST" else b""
+    )
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    if status == 405:
+        assert response.headers["allow"]
+
+
+def test_a_body_without_length_is_counted_while_it_comes(served: Served) -> None:
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(1_000):
+            sent += 10_000
+            yield b"x" * 10_000
+
+    try:
+        response = httpx.post(f"{served.base_url}/v1/chat/completions", content=chunks(), headers=JSON)
+        assert response.status_code == 413
+    except httpx.WriteError:
+        pass  # the server hung up on us, as it should
+    assert sent < 10_000_000
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    import socket
+
+    with serving(body_timeout_seconds=0.2) as served:
+        host, port = served.base_url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100\r\n\r\n{"
+            )
+            assert client.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_what_an_engine_cannot_do_is_refused_by_name() -> None:
+    from serving_for_tests import byte_tokenizer
+
+    from ochatctl.chat.families import get_family
+    from ochatctl.engine.echo import EchoEngine
+
+    engine = EchoEngine(byte_tokenizer(get_family("chatml")), unsupported=frozenset({"num_logprobs", "min_p"}))
+    with serving("chatml", engine) as served:
+        for change, param in (({"logprobs": True}, "logprobs"), ({"min_p": 0.1}, "min_p")):
+            response = httpx.post(f"{served.base_url}/v1/chat/completions", json=BASE | change)
+            error = response.json()["error"]
+            assert (response.status_code, error["param"], error["code"]) == (400, param, UNSUPPORTED)
+        # What says nothing is no demand.
+        assert httpx.post(f"{served.base_url}/v1/chat/completions", json=BASE | {"min_p": 0}).status_code == 200
+
+
+def test_the_table_is_long_enough_to_mean_something() -> None:
+    assert len(TABLE) >= 80
