@@ -48,12 +48,13 @@ def record_tokens(out_dir: Path, added: Mapping[str, int], *, eot: str) -> None:
         table["added_tokens"] = entries + [{"id": index, **_entry(token)} for token, index in added.items()]
         write_json(out_dir / _FAST, table)
     settings = _object(out_dir / _SETTINGS) if (out_dir / _SETTINGS).is_file() else {}
-    has_model = any((out_dir / name).is_file() for name in ("tokenizer.model", "vocab.json", "vocab.txt"))
-    if added and ((has_model and not (out_dir / _FAST).is_file()) or (out_dir / _ADDED).is_file()):
+    # SentencePiece, and a tokenizer without `tokenizer.json`, know added tokens from these two only.
+    outside = (out_dir / "tokenizer.model").is_file() or not (out_dir / _FAST).is_file()
+    if added and (outside or (out_dir / _ADDED).is_file()):
         known = _object(out_dir / _ADDED) if (out_dir / _ADDED).is_file() else {}
         write_json(out_dir / _ADDED, {**known, **added})
     decoder = settings.get("added_tokens_decoder")
-    if added and (isinstance(decoder, dict) or not (out_dir / _FAST).is_file()):
+    if added and (outside or isinstance(decoder, dict)):
         old: dict[str, Any] = decoder if isinstance(decoder, dict) else _decoder(out_dir)
         settings["added_tokens_decoder"] = old | {str(index): _entry(token) for token, index in added.items()}
     settings["eos_token"] = eot
@@ -105,6 +106,9 @@ def _decoder(out_dir: Path) -> dict[str, Any]:
 
     transformers reads `added_tokens.json` only where the settings have no decoder, so what stands there goes in too.
     """
+    if (out_dir / _FAST).is_file():
+        tokens = sorted(_object(out_dir / _FAST).get("added_tokens") or [], key=lambda token: int(token["id"]))
+        return {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in tokens}
     entries: dict[int, str] = {}
     if (out_dir / "tokenizer.model").is_file():
         from sentencepiece import sentencepiece_model_pb2
