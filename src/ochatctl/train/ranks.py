@@ -50,7 +50,7 @@ def join_ranks(config: TrainConfig) -> Ranks:
         device = torch.device("cpu")
     backend = "cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo"
     if num_ranks == 1:
-        dist.init_process_group(backend, store=dist.TCPStore("localhost", 0, 1, is_master=True), rank=0, world_size=1)
+        dist.init_process_group(backend, init_method="tcp://localhost:0", rank=0, world_size=1)
     else:
         dist.init_process_group(backend, timeout=_TIMEOUT)
     return Ranks(rank=rank, num_ranks=num_ranks, device=device)

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -14,6 +15,7 @@ from ochatctl.train.strategies.base import make_optimizer, set_lr
 
 # Below this the model is gathered in one go: two gloo ranks take 30 ms a step for it, with a group a layer more.
 _ONE_GROUP_BYTES = 64 << 20
+_NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 class FsdpStrategy:
@@ -33,6 +35,7 @@ class FsdpStrategy:
             fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         fully_shard(model, mesh=mesh, mp_policy=policy)
         self.model = model.to(ranks.device)
+        self._device = ranks.device
         self._max_grad_norm = config.optim.max_grad_norm
         self._optimizer = make_optimizer(model, config.optim)
 
@@ -40,17 +43,36 @@ class FsdpStrategy:
         torch.autograd.backward(loss)
 
     def step(self, lr: float) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
-        grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        grad_norm = self._clip()
         if math.isfinite(grad_norm):
             set_lr(self._optimizer, lr)
             self._optimizer.step()
         self._optimizer.zero_grad()
         return grad_norm
 
+    def _clip(self) -> float:
+        """Scale the gradient down to the largest norm that is allowed; give its norm before.
+
+        On the slices themselves, which costs a small model less than torch's own function; and in float64 on CPU, where
+        a norm of two million float32 values was seen to be off by 3e-5 and to depend on the number of ranks.
+        """
+        slices = [_own_slice(p.grad) for p in self.model.parameters() if p.grad is not None]
+        precision = torch.float64 if self._device.type == "cpu" else torch.float32
+        square = torch.stack([torch.linalg.vector_norm(part, dtype=precision) for part in slices]).square().sum()
+        dist.all_reduce(square)
+        grad_norm = math.sqrt(float(square))
+        scale = self._max_grad_norm / (grad_norm + _NORM_EPS)
+        if scale < 1:
+            torch._foreach_mul_(slices, scale)
+        return grad_norm
+
     def full_state(self) -> dict[str, torch.Tensor]:
         state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _own_slice(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
 def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:

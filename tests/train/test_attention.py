@@ -1,0 +1,101 @@
+"""Packed attention against the textbook's formula, row by row."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ochatctl.errors import ConfigError
+from ochatctl.train.attention import packed_attention
+
+
+def textbook(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, window: int | None, softcap: float | None
+) -> torch.Tensor:
+    """Attention of one row, [H, L, D], with its mask written out token by token."""
+    repeats = query.shape[0] // key.shape[0]
+    key, value = key.repeat_interleave(repeats, dim=0), value.repeat_interleave(repeats, dim=0)
+    scores = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    for at_q, at_k in itertools.product(range(query.shape[1]), repeat=2):
+        if at_k > at_q or (window is not None and at_q - at_k >= window):
+            scores[:, at_q, at_k] = float("-inf")
+    return scores.softmax(dim=-1) @ value
+
+
+def random_packed(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    total = sum(lengths)
+    query = torch.randn(1, 4, total, 8, generator=draw, dtype=torch.float64, requires_grad=True)
+    key, value = (
+        torch.randn(1, 2, total, 8, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
+    return query, key, value, torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    st.none() | st.integers(1, 10),
+    st.sampled_from([None, 2.0]),
+    st.integers(0, 1000),
+)
+def test_each_row_sees_itself_alone(lengths: list[int], window: int | None, softcap: float | None, seed: int) -> None:
+    query, key, value, bounds = random_packed(lengths, seed)
+    out, _ = packed_attention(
+        torch.nn.Module(), query, key, value, None,
+        cu_seq_lens_q=bounds, max_length_q=max(lengths), sliding_window=window, softcap=softcap,
+    )  # fmt: skip
+    rows = [
+        textbook(query[0, :, a:b], key[0, :, a:b], value[0, :, a:b], window=window, softcap=softcap)
+        for a, b in itertools.pairwise(bounds.tolist())
+    ]
+    expected = torch.cat(rows, dim=1).transpose(0, 1)[None]
+    tolerance = 1e-5 if softcap else 1e-12  # a soft-capped softmax is taken in float32
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    got = torch.autograd.grad((out * weight).sum(), (query, key, value))
+    wanted = torch.autograd.grad((expected * weight).sum(), (query, key, value))
+    for mine, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_a_row_never_attends_to_its_neighbour() -> None:
+    query, key, value, bounds = random_packed([5, 7], 0)
+    out, _ = packed_attention(torch.nn.Module(), query, key, value, None, cu_seq_lens_q=bounds, max_length_q=7)
+    for first, second in ((slice(0, 5), slice(5, 12)), (slice(5, 12), slice(0, 5))):
+        (touched,) = torch.autograd.grad(out[:, first].sum(), value, retain_graph=True)
+        assert touched[:, :, second].abs().max() == 0
+        assert touched[:, :, first].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"attention_mask": torch.ones(1, 1, 3, 3)}, {"dropout": 0.1}, {"s_aux": torch.zeros(4)}, {"is_causal": False}],
+)
+def test_what_it_cannot_do_is_refused_and_not_left_out(asked: dict[str, object]) -> None:
+    query, key, value, bounds = random_packed([3], 0)
+    mask = asked.pop("attention_mask", None)
+    with pytest.raises(ConfigError, match="which padding-free training cannot do"):
+        packed_attention(torch.nn.Module(), query, key, value, mask, cu_seq_lens_q=bounds, max_length_q=3, **asked)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_gpus_kernel_gives_what_the_cpu_gives(window: int | None) -> None:
+    query, key, value, bounds = random_packed([5, 64, 17, 1], 0)
+    calls = [
+        [tensor.detach().to(device, dtype) for tensor in (query, key, value)]
+        for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16))
+    ]
+    want, got = (
+        packed_attention(
+            torch.nn.Module(), *tensors, None,
+            cu_seq_lens_q=bounds.to(tensors[0].device), max_length_q=64, sliding_window=window,
+        )[0]
+        for tensors in calls
+    )  # fmt: skip
+    torch.testing.assert_close(got.float().cpu(), want, rtol=3e-2, atol=3e-2)

@@ -1,0 +1,246 @@
+"""Whole runs of `ochatctl train` on two processes, against the same training written out plainly.
+
+One launch proves one strategy: two ranks == one rank, accumulation == one big batch, packed == one by one, the clipping,
+the schedule and the saved folder.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from training_for_tests import FAMILY, tiny_config, write_base, write_data
+
+from ochatctl.chat.families import load_family, read_card
+from ochatctl.data.dataset import open_dataset, split_path
+from ochatctl.data.packing import plan_epoch
+
+SEED, EPOCHS, LR, BATCH_TOKENS, RANKS, ACCUMULATION = 3, 2, 3e-3, 160, 2, 2
+QUIET = {"OMP_NUM_THREADS": "1"}
+STRATEGIES = [
+    pytest.param(("fsdp",), id="fsdp"),
+    *(
+        pytest.param(("deepspeed", "--zero", str(stage)), id=f"zero{stage}", marks=pytest.mark.slow)
+        for stage in (0, 1, 2, 3)
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    base: Path
+    prefix: Path
+    out: Path
+    result: dict[str, Any]
+    steps: list[dict[str, Any]]
+
+
+def command(base: Path, prefix: Path, out: Path, *more: str) -> list[str]:
+    words = ["--model", str(base), "--data", str(prefix), "--out", str(out), "--cpu"]
+    return [sys.executable, "-m", "ochatctl", "train", *words, *more]
+
+
+@pytest.fixture(scope="module", params=STRATEGIES)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    if request.param[0] == "deepspeed":
+        pytest.importorskip("deepspeed")
+    folder = tmp_path_factory.mktemp("run")
+    base = write_base(folder / "base", config=tiny_config(tie_word_embeddings=True))
+    prefix = write_data(folder / "chats", base, num_rows=40)
+    flags = (
+        *("--gpus", str(RANKS), "--accumulation", str(ACCUMULATION), "--batch-tokens", str(BATCH_TOKENS)),
+        *("--epochs", str(EPOCHS), "--lr", str(LR), "--seed", str(SEED), "--save-every", "2", "--json"),
+    )
+    done = subprocess.run(
+        command(base, prefix, folder / "out", "--strategy", *request.param, *flags),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **QUIET},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0]) == {"format": "ochatctl-metrics", "version": 1}
+    return Run(
+        base=base,
+        prefix=prefix,
+        out=folder / "out",
+        result=json.loads(done.stdout),
+        steps=[json.loads(line) for line in lines[1:]],
+    )
+
+
+def plain_training(run: Run) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+    """The same run on one process, each conversation by itself; give losses, gradient norms and weights."""
+    from transformers import AutoModelForCausalLM
+
+    dataset = open_dataset(split_path(run.prefix, "train"))
+    model = AutoModelForCausalLM.from_pretrained(run.base, dtype=torch.float32, attn_implementation="eager").train()
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.95),
+        eps=1e-5,
+    )
+    losses, norms = [], []
+    for epoch in range(EPOCHS):
+        plan = plan_epoch(
+            dataset.lengths, bin_tokens=BATCH_TOKENS, bins_per_step=RANKS * ACCUMULATION, seed=SEED, epoch=epoch
+        )
+        for bins in plan.steps:
+            rows = [dataset.row(index) for bin_rows in bins for index in bin_rows]
+            weight = sum(float(row.loss_weights.sum()) for row in rows)
+            total = torch.zeros(())
+            for row in rows:
+                logits = model(input_ids=torch.tensor(row.input_ids).long()[None], use_cache=False).logits[0]
+                each = F.cross_entropy(logits, torch.tensor(row.labels).long(), reduction="none")
+                total = total + (each * torch.tensor(row.loss_weights)).sum() / weight
+            total.backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+            for group in optimizer.param_groups:
+                group["lr"] = run.steps[len(losses)]["lr"]
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(total.item())
+    return losses, norms, model.state_dict()
+
+
+def test_two_ranks_with_accumulation_equal_one_process_conversation_by_conversation(run: Run) -> None:
+    losses, norms, weights = plain_training(run)
+    assert len(losses) == len(run.steps) >= 4
+    assert losses[0] - losses[-1] > 0.3, "nothing was learnt, so nothing is proved"
+    assert [step["loss"] for step in run.steps] == pytest.approx(losses, rel=1e-4)
+    # Before clipping: a gradient that is twice too small, or too large, would show here and nowhere else.
+    assert [step["grad_norm"] for step in run.steps] == pytest.approx(norms, rel=1e-3)
+    assert max(norms) > 1.0
+
+    from safetensors.torch import load_file
+
+    saved = load_file(run.out / f"ep_{EPOCHS}" / "model.safetensors")
+    start = load_file(run.base / "model.safetensors")
+    assert set(saved) == set(start)
+    for name, value in saved.items():
+        moved = (weights[name] - start[name]).abs().max()
+        assert (value - weights[name]).abs().max() <= max(2e-3 * moved, 1e-6), name
+
+
+def test_the_learning_rate_ends_where_it_says(run: Run) -> None:
+    lrs = [step["lr"] for step in run.steps]
+    assert LR * 0.9 < max(lrs) <= LR
+    assert lrs[-1] == pytest.approx(LR * 0.1)
+    assert [step["step"] for step in run.steps] == list(range(1, len(lrs) + 1))
+
+
+def test_every_token_is_counted_once_an_epoch(run: Run) -> None:
+    dataset = open_dataset(split_path(run.prefix, "train"))
+    assert sum(step["tokens"] for step in run.steps) == EPOCHS * int(dataset.lengths.sum())
+
+
+def test_the_saved_folder_is_a_model_of_its_family(run: Run) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    saved = run.out / f"ep_{EPOCHS}"
+    assert run.result["checkpoints"] == [str(saved)], "--save-every 2 saves once in two epochs"
+    assert [path.name for path in run.out.glob("*ep_*")] == [saved.name]
+    family, tokenizer = load_family(saved)
+    _, before = load_family(run.base)
+    assert family.name == FAMILY
+    card = read_card(saved)
+    assert card is not None
+    assert card.conditions == open_dataset(split_path(run.prefix, "train")).conditions
+    for name in ("tokenizer.model", "tokenizer_config.json", "added_tokens.json"):
+        assert (saved / name).read_bytes() == (run.base / name).read_bytes()
+    for text in ("Hello  there", "    indented\tcode\n", "naïve 🙂 <|end_of_turn|>"):
+        assert tokenizer.encode_text(text) == before.encode_text(text)
+        ours, theirs = (AutoTokenizer.from_pretrained(folder)(text).input_ids for folder in (saved, run.base))
+        assert ours == theirs
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    eot = family.template.eot_id(tokenizer)
+    ends = model.generation_config.eos_token_id
+    assert eot in (ends if isinstance(ends, list) else [ends])
+    assert model.dtype == torch.float32
+    assert model.config.use_cache is True
+
+
+def wait_for(condition: Any, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def ranks_of(parent: int) -> list[int]:
+    """The training processes below `parent`."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    children: dict[int, list[int]] = {}
+    for pid, ppid, _ in rows:
+        children.setdefault(int(ppid), []).append(int(pid))
+    loops = {int(pid) for pid, _, args in rows if "ochatctl.train.loop" in args and "torch.distributed.run" not in args}
+    below, todo = [], [parent]
+    while todo:
+        found = children.get(todo.pop(), [])
+        below += found
+        todo += found
+    return [pid for pid in below if pid in loops]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> Any:
+    """Start a run that would take minutes; wait until both ranks have taken steps."""
+    base = write_base(tmp_path / "base")
+    prefix = write_data(tmp_path / "chats", base)
+    flags = ("--gpus", "2", "--strategy", "fsdp", "--epochs", "100000", "--save-every", "100000")
+    parent = subprocess.Popen(
+        command(base, prefix, tmp_path / "out", *flags),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **QUIET},
+    )
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    wait_for(lambda: metrics.is_file() and metrics.read_text(encoding="utf-8").count("\n") > 3)
+    ranks = ranks_of(parent.pid)
+    assert len(ranks) == 2
+    yield parent, ranks
+    parent.kill()
+    parent.communicate()
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run_with_exit_7_and_its_name(long_run: Any) -> None:
+    parent, ranks = long_run
+    os.kill(ranks[1], signal.SIGKILL)
+    _, stderr = parent.communicate(timeout=60)
+    assert parent.returncode == 7, stderr
+    assert "error: training stopped: rank" in stderr
+    assert "killed by signal 9" in stderr
+    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_no_rank_outlives_its_parent(long_run: Any, number: int, code: int) -> None:
+    parent, ranks = long_run
+    parent.send_signal(number)
+    parent.communicate(timeout=60)
+    assert parent.returncode == code
+    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
