@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ochatctl.errors import ConfigError, RemoteError
 
+_EPOCH = re.compile(r"ep_\d+")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -16,6 +17,16 @@ def local_model(name: str) -> Path:
         RemoteError: the hub cannot be reached, or refuses.
     """
     return _local(name, repo_type="model")
+
+
+def chat_model(name: str) -> Path:
+    """Give the folder of a model to talk to: as `local_model`, and of a training run's folder its last whole `ep_N`."""
+    folder = local_model(name)
+    # A run renames an epoch's folder when it is whole, so that a name of this form stands for a whole one.
+    epochs = [path for path in folder.glob("ep_*") if _EPOCH.fullmatch(path.name) and (path / "config.json").is_file()]
+    if (folder / "config.json").is_file() or not epochs:
+        return folder
+    return max(epochs, key=lambda path: int(path.name.removeprefix("ep_")))
 
 
 def local_dataset(name: str) -> Path:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from ochatctl.chat.conversation import Conversation
+from ochatctl.chat.conversation import Conversation, check_text
 from ochatctl.chat.families import Family
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.base import Engine, SamplingSpec
@@ -54,8 +54,8 @@ class ChatClient(Protocol):
         temperature: float,
         seed: int | None = None,
         stop: Sequence[str] = (),
-    ) -> AsyncIterator[str]:
-        """Give the pieces of an answer as they come; closing the iterator stops the answer."""
+    ) -> AsyncGenerator[str, None]:
+        """Give the pieces of an answer as they come; closing the generator stops the answer."""
         ...
 
     async def complete(
@@ -94,7 +94,7 @@ class LocalClient:
         temperature: float,
         seed: int | None = None,
         stop: Sequence[str] = (),
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         prompt_ids, spec = self._prepare(conversation, max_tokens, temperature, seed, stop)
         async with aclosing(self._engine.generate(prompt_ids, spec)) as deltas:
             async for delta in deltas:
@@ -203,7 +203,9 @@ class HttpClient:
                 table = _json(await response.aread())
             rows = [row for row in table.get("data") or [] if isinstance(row, dict) and isinstance(row.get("id"), str)]
             # Names of one model share its root, as in vLLM and in our own server.
-            models = {row.get("root") or row["id"]: row["id"] for row in reversed(rows)}
+            models: dict[str, str] = {}
+            for row in rows:
+                models.setdefault(row.get("root") or row["id"], row["id"])
             if len(models) != 1:
                 names = ", ".join(f"`{name}`" for name in models.values()) or "none"
                 raise ConfigError(f"`{self._base_url}` has not one model but: {names}", hint="add `--model-name NAME`")
@@ -218,7 +220,7 @@ class HttpClient:
         temperature: float,
         seed: int | None = None,
         stop: Sequence[str] = (),
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         body = await self._body(conversation, max_tokens, temperature, seed, stop) | {"stream": True}
         response = await self._send("POST", "/chat/completions", body)
         async with aclosing(response):
@@ -280,6 +282,8 @@ class HttpClient:
         seed: int | None,
         stop: Sequence[str],
     ) -> dict[str, Any]:
+        for text in (conversation.system, conversation.condition, *(each.content for each in conversation.messages)):
+            check_text(text, "the conversation")
         messages = [{"role": "system", "content": conversation.system}] if conversation.system else []
         messages += [{"role": message.role, "content": message.content} for message in conversation.messages]
         body: dict[str, Any] = {

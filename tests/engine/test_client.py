@@ -1,0 +1,261 @@
+"""Both clients against the same model give the same answers; the HTTP one over a real socket."""
+
+import asyncio
+import http.server
+import json
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import pytest
+from serving_for_tests import byte_tokenizer, serving
+
+from ochatctl.chat.conversation import Conversation, Message
+from ochatctl.chat.families import get_family
+from ochatctl.engine.client import ChatClient, HttpClient, LocalClient, Reply
+from ochatctl.engine.echo import EchoEngine
+from ochatctl.engine.prompt import PromptTooLong, fit_prompt, stop_token_ids
+from ochatctl.errors import ConfigError, DataError, RemoteError, RunError
+
+FAMILY = get_family("openchat_v3.2")
+TOKENIZER = byte_tokenizer(FAMILY)
+
+
+def chat(*contents: str, **fields: str) -> Conversation:
+    roles = ("user", "assistant")
+    messages = tuple(Message(role=roles[index % 2], content=content) for index, content in enumerate(contents))
+    return Conversation(messages=messages, **fields)
+
+
+async def streamed(client: ChatClient, conversation: Conversation, **options: Any) -> str:
+    settings: dict[str, Any] = {"max_tokens": None, "temperature": 0.0} | options
+    return "".join([piece async for piece in client.stream(conversation, **settings)])
+
+
+def run(client: ChatClient, work: Callable[[ChatClient], Coroutine[Any, Any, Any]]) -> Any:
+    async def inner() -> Any:
+        try:
+            return await work(client)
+        finally:
+            await client.close()
+
+    return asyncio.run(inner())
+
+
+async def started(engine: EchoEngine) -> LocalClient:
+    await engine.start()
+    return LocalClient(engine, FAMILY, TOKENIZER)
+
+
+def test_both_clients_give_the_same_answer_and_counts() -> None:
+    conversation = chat("Hello", "Hi there", "wörld 🌍", system="Be brief.", condition="GPT3")
+
+    async def ask(client: ChatClient) -> tuple[str, Reply]:
+        reply = await client.complete(conversation, max_tokens=None, temperature=0.0, stop=["!"])
+        return await streamed(client, conversation, stop=["!"]), reply
+
+    async def here() -> Any:
+        client = await started(EchoEngine(TOKENIZER))
+        try:
+            return await ask(client)
+        finally:
+            await client.close()
+
+    with serving() as served:
+        there = run(HttpClient(served.base_url + "/v1"), ask)
+    assert there == asyncio.run(here())
+    assert there[0] == there[1].text == "wörld 🌍"
+    assert there[1].num_prompt_tokens > 40
+    assert there[1].num_answer_tokens == len("wörld 🌍".encode()) + 1
+
+
+def test_the_room_that_is_left_limits_an_answer_and_a_full_context_is_said() -> None:
+    async def ask(client: ChatClient) -> Reply:
+        with pytest.raises(PromptTooLong):
+            await client.complete(chat("x" * 5_000), max_tokens=None, temperature=0.0)
+        return await client.complete(chat("abcdef"), max_tokens=3, temperature=0.0)
+
+    async def here() -> Reply:
+        return await ask(await started(EchoEngine(TOKENIZER)))
+
+    with serving() as served:
+        replies = [asyncio.run(here()), run(HttpClient(served.base_url + "/v1"), ask)]
+    assert [(reply.text, reply.finish_reason) for reply in replies] == [("abc", "length")] * 2
+
+
+def test_a_continued_message_hands_its_last_tokens_to_the_engine() -> None:
+    prompt = fit_prompt(chat("Hi", "Say no"), family=FAMILY, tokenizer=TOKENIZER, context_tokens=100)
+    assert bytes(prompt.context_ids) == b"Say no"
+    assert prompt.max_tokens == 100 - len(prompt.token_ids)
+    assert fit_prompt(chat("Hi"), family=FAMILY, tokenizer=TOKENIZER, context_tokens=100).context_ids == ()
+
+
+def test_an_answer_ends_at_the_familys_token_and_at_the_folders_own(tmp_path: Any) -> None:
+    eot = TOKENIZER.token_id("<|end_of_turn|>")
+    assert stop_token_ids(FAMILY, TOKENIZER) == (eot,)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 999999]}')
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "Z"}}')
+    assert stop_token_ids(FAMILY, TOKENIZER, tmp_path) == (eot, 2, ord("Z"))
+
+
+def test_leaving_a_stream_frees_the_slot() -> None:
+    engine = EchoEngine(TOKENIZER, delay_seconds=0.01)
+
+    async def here() -> int:
+        client = await started(engine)
+        async with aclosing(client.stream(chat("x" * 999), max_tokens=None, temperature=0.0)) as pieces:
+            assert await anext(pieces) == "x"
+            assert engine.num_running == 1
+        return engine.num_running
+
+    assert asyncio.run(here()) == 0
+
+
+def test_a_dead_engine_is_a_run_error_here_and_a_remote_error_there() -> None:
+    async def ask(client: ChatClient) -> str:
+        return await streamed(client, chat("Hello"))
+
+    async def here() -> str:
+        return await ask(await started(EchoEngine(TOKENIZER, die_after_tokens=2)))
+
+    with pytest.raises(RunError):
+        asyncio.run(here())
+    with (
+        serving(engine=EchoEngine(TOKENIZER, die_after_tokens=2)) as served,
+        pytest.raises(RemoteError, match="mid-answer"),
+    ):
+        run(HttpClient(served.base_url + "/v1", max_retries=0), ask)
+
+
+def test_a_server_with_keys_is_asked_with_one_and_says_what_is_missing_without() -> None:
+    async def ask(client: ChatClient) -> str:
+        return await streamed(client, chat("Hello"))
+
+    with serving(api_keys=("sk-1",)) as served:
+        url = served.base_url + "/v1"
+        assert run(HttpClient(url, api_key="sk-1"), ask) == "Hello"
+        for key, said in ((None, "no key was given"), ("sk-2", "the key that was given is wrong")):
+            with pytest.raises(RemoteError, match=said) as caught:
+                run(HttpClient(url, api_key=key), ask)
+            assert "OCHATCTL_API_KEY" in caught.value.hint
+            assert "sk-2" not in caught.value.message + caught.value.hint
+
+
+def test_nothing_at_the_address_names_the_command_that_starts_a_server() -> None:
+    with pytest.raises(RemoteError, match="nothing answers") as caught:
+        run(HttpClient("http://127.0.0.1:9/v1", "m", max_retries=0), lambda client: streamed(client, chat("Hi")))
+    assert "ochatctl serve" in caught.value.hint
+
+
+def test_an_address_or_a_key_that_cannot_be_used_is_refused_and_the_key_not_shown() -> None:
+    with pytest.raises(ConfigError):
+        HttpClient("localhost:18888")
+    for key in ("sk-\n1", "sk-ключ"):
+        with pytest.raises(ConfigError) as caught:
+            HttpClient("http://localhost/v1", api_key=key)
+        assert "sk-" not in caught.value.message
+
+
+def test_half_a_character_pair_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(DataError, match="surrogate"):
+        run(HttpClient("http://127.0.0.1:9/v1", "m"), lambda client: streamed(client, chat("\ud800")))
+
+
+Answers = list[tuple[int, dict[str, str], bytes]]
+
+
+@contextmanager
+def stub(answers: Answers) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Answer requests in order from a list; give the address and what was asked."""
+    asked: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            asked.append({"path": self.path, "key": self.headers["authorization"], "body": body})
+            status, headers, content = answers[min(len(asked), len(answers)) - 1]
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_GET(self) -> None:
+            content = json.dumps({"data": [{"id": "a"}, {"id": "b"}]}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+GOOD = json.dumps({"choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}]}).encode()
+
+
+def complete(url: str, **options: Any) -> Any:
+    client = HttpClient(url, "m", **options)
+    return run(client, lambda c: c.complete(chat("Hi"), max_tokens=5, temperature=0.5, seed=3, stop=["x"]))
+
+
+def test_what_is_sent_is_openais_and_only_what_was_asked_for() -> None:
+    with stub([(200, {}, GOOD)]) as (url, asked):
+        assert complete(url, api_key="sk-9").text == "ok"
+    assert asked[0]["path"] == "/v1/chat/completions"
+    assert asked[0]["key"] == "Bearer sk-9"
+    assert asked[0]["body"] == {
+        "model": "m", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0.5, "max_tokens": 5,
+        "seed": 3, "stop": ["x"],
+    }  # fmt: skip
+
+
+def test_a_busy_endpoint_is_asked_again_a_bounded_number_of_times() -> None:
+    with stub([(429, {"retry-after": "0"}, b"{}"), (503, {}, b"no"), (200, {}, GOOD)]) as (url, asked):
+        assert complete(url).text == "ok"
+        assert len(asked) == 3
+    with stub([(503, {}, b'{"error": {"message": "full"}}')]) as (url, asked):
+        with pytest.raises(RemoteError, match="503: full"):
+            complete(url, max_retries=1)
+        assert len(asked) == 2
+
+
+def test_a_refusal_is_not_asked_again_and_a_redirect_not_followed() -> None:
+    with stub([(400, {}, b'{"error": {"message": "bad", "code": null}}')]) as (url, asked):
+        with pytest.raises(RemoteError, match="400: bad"):
+            complete(url)
+        assert len(asked) == 1
+    with stub([(200, {}, GOOD)]) as (other, stolen), stub([(307, {"location": other}, b"")]) as (url, _):
+        with pytest.raises(RemoteError, match="redirects"):
+            complete(url, api_key="sk-1")
+        assert stolen == []
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[]", b'{"choices": []}', b'{"choices": [3]}'])
+def test_what_is_no_chat_completion_is_a_remote_error(content: bytes) -> None:
+    with stub([(200, {}, content)]) as (url, _), pytest.raises(RemoteError):
+        complete(url)
+
+
+def test_a_stream_that_ends_too_soon_is_not_taken_for_an_answer() -> None:
+    event = b'data: {"choices": [{"delta": {"content": "half"}}]}\n\n'
+    with stub([(200, {}, event)]) as (url, _), pytest.raises(RemoteError, match="broke off"):
+        run(HttpClient(url, "m"), lambda client: streamed(client, chat("Hi")))
+
+
+def test_an_endpoint_with_several_models_wants_a_name() -> None:
+    with stub([(200, {}, GOOD)]) as (url, _), pytest.raises(ConfigError, match="`a`, `b`") as caught:
+        run(HttpClient(url), lambda client: streamed(client, chat("Hi")))
+    assert "--model-name" in caught.value.hint
