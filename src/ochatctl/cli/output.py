@@ -49,6 +49,10 @@ class Output:
             json.dumps(_plain(value), ensure_ascii=False) if self.as_json else text if isinstance(text, str) else text()
         )
 
+    def piece(self, text: str) -> None:
+        """Print a part of the result as soon as it is there."""
+        typer.echo(text, nl=False)
+
     def line(self, value: Any) -> None:
         """Print one record of a stream as a JSON line."""
         typer.echo(json.dumps(_plain(value), ensure_ascii=False))
