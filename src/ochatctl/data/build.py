@@ -177,7 +177,8 @@ def _context_tokens(model_dir: Path, family_tokens: int) -> int:
     """Give the context that rows must fit: the family's, or the model's own where that is shorter."""
     path = model_dir / "config.json"
     table = read_json(path) if path.is_file() else {}
-    own = table.get("max_position_embeddings") if isinstance(table, dict) else None
+    table = table if isinstance(table, dict) else {}
+    own = (table.get("text_config") or table).get("max_position_embeddings")
     context_tokens = min(family_tokens, own) if isinstance(own, int) else family_tokens
     if context_tokens < SHORTEST_CONTEXT_TOKENS:
         raise ConfigError(f"a context of {context_tokens} tokens is too short to hold a conversation")

@@ -1,0 +1,113 @@
+"""Rows: shifted once, and the same whatever the number of workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers_for_tests import byte_bpe, write_fast
+
+from ochatctl.chat.byte_tokenizer import ByteTokenizer
+from ochatctl.chat.conversation import Conversation, Message
+from ochatctl.chat.families import FAMILIES, family_tokenizer
+from ochatctl.chat.template import Encoded
+from ochatctl.data.encode import (
+    IGNORED_LABEL,
+    EncodeConfig,
+    encode_all,
+    encode_conversation,
+    to_row,
+    tokenizer_digest,
+    unshift,
+)
+from ochatctl.errors import DataError
+
+FAMILY = FAMILIES["openchat_v3.2"]
+TOKENIZER = ByteTokenizer(FAMILY.template.control_strings)
+
+
+def config(context_tokens: int = 4096, **more: object) -> EncodeConfig:
+    return EncodeConfig(family=FAMILY, model_dir=Path("unused"), context_tokens=context_tokens, **more)  # type: ignore[arg-type]  # keywords by name
+
+
+def chat(number: int = 0, **more: str) -> Conversation:
+    turns = (Message(role="user", content=f"{number}?"), Message(role="assistant", content="yes " * (number % 40)))
+    return Conversation(messages=turns, **more)
+
+
+def test_a_position_has_the_label_and_the_weight_of_the_token_after_it() -> None:
+    row = to_row(Encoded(token_ids=[5, 6, 7, 8], loss_weights=[0.0, 0.0, 0.5, 1.0]))
+    assert row.input_ids.tolist() == [5, 6, 7, 8]
+    assert row.labels.tolist() == [IGNORED_LABEL, 7, 8, IGNORED_LABEL]
+    assert row.loss_weights.tolist() == [0.0, 0.5, 1.0, 0.0]
+    assert (row.input_ids.dtype, row.labels.dtype, row.loss_weights.dtype) == (np.int32, np.int32, np.float32)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=30))
+@settings(deadline=None, max_examples=100)
+def test_unshifting_gives_the_tokens_back(pairs: list[tuple[int, float]]) -> None:
+    # The first token's weight is lost: nothing predicts it.
+    encoded = Encoded(token_ids=[i for i, _ in pairs], loss_weights=[0.0, *[w for _, w in pairs[1:]]])
+    row = to_row(encoded)
+    assert unshift(row) == encoded
+    assert ((row.labels == IGNORED_LABEL) == (row.loss_weights == 0)).all()
+    assert row.labels[-1] == IGNORED_LABEL
+
+
+def test_a_class_weight_touches_only_its_condition() -> None:
+    weights = {"GPT3": 0.1}
+    for condition, expected in (("GPT3", 0.1), ("GPT4", 1.0), ("", 1.0)):
+        outcome = encode_conversation(chat(3, condition=condition), TOKENIZER, config(class_weights=weights))
+        (row,) = outcome.rows
+        assert sorted(set(row.loss_weights.tolist())) == pytest.approx([0.0, expected])
+        assert outcome.condition == (condition or "GPT4")
+
+
+def test_a_conversation_without_loss_gives_no_row_and_is_counted() -> None:
+    outcome = encode_conversation(chat(3, condition="GPT3"), TOKENIZER, config(class_weights={"GPT3": 0.0}))
+    assert (outcome.rows, outcome.num_unsupervised) == ([], 1)
+
+
+@pytest.mark.parametrize(("overlength", "num_rows"), [("split", 3), ("truncate", 1), ("drop", 0)])
+def test_a_conversation_longer_than_the_context(overlength: str, num_rows: int) -> None:
+    long = Conversation(messages=(Message(role="user", content="Go"), Message(role="assistant", content="x" * 250)))
+    outcome = encode_conversation(long, TOKENIZER, config(150, overlength=overlength))
+    assert len(outcome.rows) == num_rows
+    assert all(len(row.input_ids) <= 150 for row in outcome.rows)
+    whole = encode_conversation(long, TOKENIZER, config()).rows[0]
+    if overlength == "split":
+        learnt = sum(int((row.labels != IGNORED_LABEL).sum()) for row in outcome.rows)
+        assert learnt == (whole.labels != IGNORED_LABEL).sum() == 251
+
+
+def test_an_error_names_the_place() -> None:
+    family = FAMILIES["gemma_it"]
+    tokenizer = ByteTokenizer(family.template.control_strings)
+    settings_ = EncodeConfig(family=family, model_dir=Path("unused"), context_tokens=100)
+    with pytest.raises(DataError, match=r"^f\.jsonl:7: a system message is given"):
+        list(encode_all([("f.jsonl:7", chat(system="x"))], tokenizer, settings_, num_workers=1))
+
+
+def test_workers_give_what_one_process_gives_and_their_errors_come_back(tmp_path: Path) -> None:
+    model_dir = write_fast(tmp_path / "model", byte_bpe())
+    tokenizer = family_tokenizer(model_dir, FAMILY)
+    settings_ = EncodeConfig(family=FAMILY, model_dir=model_dir, context_tokens=60)
+    pairs = [(f"f:{number}", chat(number)) for number in range(300)]
+    alone, shared = (list(encode_all(pairs, tokenizer, settings_, num_workers=count)) for count in (1, 2))
+    assert len(alone) == len(shared) == 300
+    for one, other in zip(alone, shared, strict=True):
+        assert (one.condition, one.num_tokens, len(one.rows)) == (other.condition, other.num_tokens, len(other.rows))
+        for row, twin in zip(one.rows, other.rows, strict=True):
+            np.testing.assert_array_equal(row.input_ids, twin.input_ids)
+            np.testing.assert_array_equal(row.loss_weights, twin.loss_weights)
+    bad = [*pairs, ("f:301", Conversation(messages=(Message(role="user", content="\ud800"),)))]
+    with pytest.raises(DataError, match=r"^f:301: "):
+        list(encode_all(bad, tokenizer, settings_, num_workers=2))
+
+
+def test_the_digest_tells_tokenizers_apart(tmp_path: Path) -> None:
+    same = [tokenizer_digest(family_tokenizer(write_fast(tmp_path / name, byte_bpe()), FAMILY)) for name in "ab"]
+    other = tokenizer_digest(family_tokenizer(write_fast(tmp_path / "c", byte_bpe(add_prefix_space=True)), FAMILY))
+    assert same[0] == same[1] != other
+    assert tokenizer_digest(TOKENIZER) not in (same[0], other)
