@@ -1,7 +1,7 @@
 """Whole runs of `ochatctl train` on two processes, against the same training written out plainly.
 
-One launch proves one strategy: two ranks == one rank, accumulation == one big batch, packed == one by one, the clipping,
-the schedule and the saved folder.
+One launch proves one strategy: two ranks == one rank, accumulation == one big batch, packed == one by one, the
+clipping, the schedule and the saved folder.
 """
 
 import json

@@ -1,0 +1,207 @@
+"""What `ochatctl train` says before it starts anything."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_for_tests import FAMILY, tiny_config, write_base, write_data
+from typer.testing import CliRunner
+
+from ochatctl.cli.app import app
+from ochatctl.cli.commands import register
+from ochatctl.config import build, read_run, to_table, write_run
+from ochatctl.errors import ConfigError
+from ochatctl.train.config import OptimConfig, TrainConfig
+
+register(app)
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def prefix(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "chats", base)
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+def dry_run(base: Path, prefix: Path, out: Path, *more: object) -> Any:
+    return call("--model", base, "--data", prefix, "--out", out, "--cpu", "--strategy", "fsdp", "--dry-run", *more)
+
+
+def planned(result: Any) -> dict[str, Any]:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ((), "ochatctl train --model DIR --data PREFIX --out DIR"),
+        (("--gpus", "8"), "ochatctl train --model DIR --data PREFIX --out DIR --gpus 8"),
+        (("--model", "m", "--cpu"), "ochatctl train --model m --data PREFIX --out DIR --cpu"),
+    ],
+)
+def test_without_model_or_data_it_says_the_full_command(given: tuple[str, ...], hint: str) -> None:
+    result = call(*given)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[1] == f"hint: {hint}"
+
+
+@NO_GPU
+def test_without_a_gpu_it_says_the_same_line_with_cpu() -> None:
+    result = call("--model", "m", "--data", "d", "--out", "o", "--gpus", "2", "--epochs", "3")
+    assert result.exit_code == 5
+    assert result.stderr.splitlines() == [
+        "error: no CUDA GPU is found here",
+        "hint: ochatctl train --model m --data d --out o --gpus 2 --cpu --epochs 3",
+    ]
+
+
+def test_openchats_own_spellings_serve(base: Path, prefix: Path, tmp_path: Path) -> None:
+    result = call(
+        *("--model_path", base, f"--data_path={prefix}", "--save_path", tmp_path / "o", "--batch_size_per_gpu", 2),
+        *("--num_gpus", 2, "--save_every", 3, "--cpu", "--strategy", "fsdp", "--dry-run", "--json"),
+    )
+    config = planned(result)["config"]
+    assert (config["num_ranks"], config["batch_tokens"], config["save_every_epochs"]) == (2, 2 * 4096, 3)
+    assert "_path" not in call("--help").stdout
+
+
+def test_a_dry_run_plans_and_touches_nothing(base: Path, prefix: Path, tmp_path: Path) -> None:
+    result = dry_run(base, prefix, tmp_path / "o", "--gpus", 2, "--epochs", 3, "--json")
+    plan = planned(result)
+    assert not (tmp_path / "o").exists()
+    assert plan["num_steps"] >= 3 * 6
+    assert plan["launcher"][1:3] == ["-m", "torch.distributed.run"]
+    assert "learning rate" in result.stderr
+    assert "so that an epoch has several steps" in result.stderr
+    assert str(plan["num_steps"]) in dry_run(base, prefix, tmp_path / "o", "--gpus", 2, "--epochs", 3).stdout
+
+
+def test_the_run_file_carries_a_config_unchanged(base: Path, prefix: Path, tmp_path: Path) -> None:
+    config = build(TrainConfig, planned(dry_run(base, prefix, tmp_path / "o", "--json"))["config"], where="plan")
+    write_run(tmp_path / "run.json", config)
+    assert read_run(TrainConfig, tmp_path / "run.json") == config
+    with pytest.raises(ConfigError, match="did you mean `num_epochs`"):
+        build(TrainConfig, {**to_table(config), "num_epoch": 3}, where="run.json")
+    with pytest.raises(ConfigError, match="version 9"):
+        build(TrainConfig, {**to_table(config), "version": 9}, where="run.json")
+
+
+def test_the_automatic_learning_rate_follows_the_supervised_tokens_of_a_step(
+    base: Path, prefix: Path, tmp_path: Path
+) -> None:
+    few, many = (
+        planned(dry_run(base, prefix, tmp_path / "o", "--batch-tokens", size, "--json")) for size in (150, 600)
+    )
+    for plan in (few, many):
+        expected = 3e-4 * (plan["supervised_tokens_per_step"] / 4e6) ** 0.5
+        assert plan["config"]["optim"]["lr"] == pytest.approx(expected)
+    assert many["supervised_tokens_per_step"] > 2 * few["supervised_tokens_per_step"]
+
+
+def test_a_batch_for_everything_is_done_and_said(base: Path, prefix: Path, tmp_path: Path) -> None:
+    result = dry_run(base, prefix, tmp_path / "o", "--batch-size-per-gpu", 1, "--epochs", 2, "--json")
+    assert planned(result)["num_steps"] == 2
+    assert "one step an epoch" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (("--batch-tokens", 10), 3, "cannot hold the longest conversation"),
+        (("--batch-tokens", 500, "--batch-size-per-gpu", 2), 3, "the same thing twice"),
+        (("--zero", 3), 3, "`--zero` is DeepSpeed's"),
+        (("--gpus", 30, "--batch-tokens", 4096), 4, "too few for a step of 30 bins"),
+        (("--family", "chatml"), 3, "packed for `openchat_v3.2`"),
+        (("--family", "openchat_v3.3"), 3, "did you mean `openchat_v3.2"),
+        (("--lr", 0), 3, "`lr` is `0.0`, not above 0"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(
+    flags: tuple[object, ...], code: int, message: str, base: Path, prefix: Path, tmp_path: Path
+) -> None:
+    result = dry_run(base, prefix, tmp_path / "o", *flags)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+
+
+def test_a_base_without_its_end_of_turn_token_gets_the_add_eot_line(prefix: Path, tmp_path: Path) -> None:
+    plain = write_base(tmp_path / "plain", eot=False)
+    result = dry_run(plain, prefix, tmp_path / "o")
+    assert result.exit_code == 3
+    assert f"hint: ochatctl add-eot {plain} --out {plain}-eot --family {FAMILY}" in result.stderr
+
+
+def test_a_base_that_says_nothing_is_trained_for_what_the_data_was_packed_for(prefix: Path, tmp_path: Path) -> None:
+    silent = write_base(tmp_path / "silent", card=False)
+    plan = planned(dry_run(silent, prefix, tmp_path / "o", "--json"))
+    assert plan["config"]["family"] == FAMILY
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"vocab_size": 300}, "the model has 300 embeddings"), ({"max_position_embeddings": 16}, "the model takes 16")],
+)
+def test_data_that_the_model_cannot_take_is_refused(
+    changes: dict[str, int], message: str, prefix: Path, tmp_path: Path
+) -> None:
+    small = write_base(tmp_path / "small", config=tiny_config(**changes))
+    result = dry_run(small, prefix, tmp_path / "o")
+    assert result.exit_code == 3
+    assert message in result.stderr
+    assert "hint: ochatctl data pack" in result.stderr
+
+
+def test_a_folder_without_weights_is_no_model(base: Path, prefix: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json", "openchat.json"):
+        (tmp_path / name).write_bytes((base / name).read_bytes())
+    result = dry_run(tmp_path, prefix, tmp_path / "o")
+    assert result.exit_code == 3
+    assert "holds no model" in result.stderr
+
+
+def test_a_finished_model_is_not_overwritten_and_a_broken_run_starts_again(
+    base: Path, prefix: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    (out / "ep_1").mkdir(parents=True)
+    result = dry_run(base, prefix, out)
+    assert result.exit_code == 2
+    assert "holds `ep_1` of an earlier run" in result.stderr
+    assert result.stderr.rstrip().endswith("--yes")
+    assert dry_run(base, prefix, out, "--yes").exit_code == 0
+    assert (out / "ep_1").is_dir(), "a dry run has removed something"
+
+    (out / "ep_1").rmdir()
+    (out / "notes.txt").touch()
+    assert dry_run(base, prefix, out).exit_code == 2
+    (out / "run.json").touch()
+    result = dry_run(base, prefix, out)
+    assert result.exit_code == 0
+    assert "starts again from the beginning" in result.stderr
+
+
+def test_automatic_choice_of_a_strategy_says_which_and_why(
+    base: Path, prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = call("--model", base, "--data", prefix, "--out", tmp_path / "o", "--cpu", "--dry-run", "--json")
+    assert planned(result)["config"]["strategy"] == "fsdp"
+    assert "strategy FSDP2: DeepSpeed" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["betas", "eps", "max_grad_norm", "warmup_ratio"])
+def test_an_optimizer_that_cannot_work_is_refused(name: str) -> None:
+    bad: dict[str, Any] = {"betas": (0.9, 1.0), "eps": 0.0, "max_grad_norm": 0.0, "warmup_ratio": 1.5}
+    with pytest.raises(ConfigError, match=f"`{name}`"):
+        OptimConfig(lr=1e-3, **{name: bad[name]})
