@@ -1,6 +1,5 @@
 """Check what `add-eot` wrote against what it read, before the result gets its name."""
 
-import gc
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -150,6 +149,4 @@ def _logits(model_dir: Path, token_ids: list[int]) -> torch.Tensor:
             logging.enable_progress_bar()
     with torch.inference_mode():
         logits: torch.Tensor = model.eval()(input_ids=torch.tensor([token_ids])).logits[0].clone()
-    del model
-    gc.collect()
     return logits
