@@ -94,12 +94,8 @@ class Need:
     """What something needs on each GPU, by part."""
 
     what: str
+    num_bytes: int
     parts: tuple[Part, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        """All parts together."""
-        return sum(part.num_bytes for part in self.parts)
 
 
 def read_machine(folder: Path) -> Machine:
@@ -251,9 +247,9 @@ def serving_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: i
     """
     kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_size * 2
     num_shares = min(num_gpus, shape.num_kv_heads)  # a KV head is never cut: beyond that it is copied
-    return Need(
-        what="serve",
-        parts=(
+    return _need(
+        "serve",
+        (
             Part(
                 name="weights",
                 num_bytes=-(-weights.num_bytes // num_gpus),
@@ -277,9 +273,9 @@ def training_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: 
     Source: OpenChat's headline run, 13B on 8 GPUs: 26 + 3.3 + 19.5 + 13.4 GB.
     """
     params = weights.num_params
-    return Need(
-        what="train",
-        parts=(
+    return _need(
+        "train",
+        (
             Part(name="weights", num_bytes=2 * params, formula="2 bytes a parameter (bf16)"),
             Part(
                 name="gradients",
@@ -298,6 +294,10 @@ def training_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: 
             ),
         ),
     )
+
+
+def _need(what: str, parts: tuple[Part, ...]) -> Need:
+    return Need(what=what, num_bytes=sum(part.num_bytes for part in parts), parts=parts)
 
 
 def _mib(text: str) -> int:

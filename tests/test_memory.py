@@ -1,0 +1,154 @@
+"""What this machine has, and what a model needs of it."""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ochatctl import memory
+from ochatctl.errors import DataError
+
+MEMINFO = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:   12000000 kB\n"
+LLAMA_13B = {
+    "num_hidden_layers": 40,
+    "hidden_size": 5120,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+}
+
+
+def model_dir(folder: Path, tensors: dict[str, tuple[str, list[int]]], config: dict[str, Any]) -> Path:
+    """Write a folder with real safetensors headers over empty data: only the headers are read."""
+    sizes, header, offset = {"BF16": 2, "F32": 4}, {}, 0
+    for name, (dtype, shape) in tensors.items():
+        num_bytes = sizes[dtype]
+        for size in shape:
+            num_bytes *= size
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + num_bytes]}
+        offset += num_bytes
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def linux(root: Path, **files: str) -> Path:
+    for name, text in {"proc/meminfo": MEMINFO, **files}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_gpus_are_read_from_what_nvidia_smi_prints() -> None:
+    text = "0, NVIDIA H200, 143771, 143154, 570.124.06, 9.0\n1, NVIDIA H200, 143771, 2, 570.124.06, 9.0\n"
+    first, second = memory.parse_gpus(text)
+    assert (first.name, first.total_bytes, first.driver, first.compute_capability) == (
+        *("NVIDIA H200", 143771 * 2**20, "570.124.06"),
+        "9.0",
+    )
+    assert (second.index, second.free_bytes) == (1, 2 * 2**20)
+
+
+@pytest.mark.parametrize("text", ["", "No devices were found\n", "NVIDIA-SMI has failed\n", "a, b, c, d, e, f\n"])
+def test_a_driver_that_finds_nothing_gives_no_gpu(text: str) -> None:
+    assert memory.parse_gpus(text) == ()
+
+
+def test_a_gpu_that_shares_the_system_s_memory_is_still_a_gpu() -> None:
+    (gpu,) = memory.parse_gpus("0, NVIDIA GB10, [N/A], [N/A], 580.95, 12.1\n")
+    assert (gpu.name, gpu.total_bytes) == ("NVIDIA GB10", 0)
+
+
+def test_ram_is_what_linux_says_is_available(tmp_path: Path) -> None:
+    assert memory.ram(linux(tmp_path)) == memory.Ram(total_bytes=16_384_000_000, available_bytes=12_288_000_000)
+
+
+def test_a_container_has_what_its_cgroup_allows(tmp_path: Path) -> None:
+    files = {
+        "sys/fs/cgroup/memory.max": "4000000000\n",
+        "sys/fs/cgroup/memory.current": "3000000000\n",
+        "sys/fs/cgroup/memory.stat": "anon 1\ninactive_file 500000000\n",
+    }
+    assert memory.ram(linux(tmp_path, **files)) == memory.Ram(total_bytes=4_000_000_000, available_bytes=1_500_000_000)
+
+
+def test_an_older_container_too(tmp_path: Path) -> None:
+    files = {
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "4000000000\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "1000000000\n",
+    }
+    assert memory.ram(linux(tmp_path, **files)) == memory.Ram(total_bytes=4_000_000_000, available_bytes=3_000_000_000)
+
+
+@pytest.mark.parametrize("limit", ["max\n", "9223372036854771712\n"])
+def test_a_container_without_a_limit_has_the_machine_s_memory(tmp_path: Path, limit: str) -> None:
+    files = {"sys/fs/cgroup/memory.max": limit, "sys/fs/cgroup/memory.current": "1000\n"}
+    assert memory.ram(linux(tmp_path, **files)).total_bytes == 16_384_000_000
+
+
+def test_this_machine_has_something(tmp_path: Path) -> None:
+    machine = memory.read_machine(tmp_path / "not" / "made" / "yet")
+    assert 1 <= machine.num_cpus <= (os.cpu_count() or 1)
+    assert machine.disk_free_bytes > 0
+    assert machine.ram.total_bytes is None or machine.ram.total_bytes > 10**8
+
+
+def test_weights_are_counted_from_headers(tmp_path: Path) -> None:
+    folder = model_dir(tmp_path / "m", {"a": ("BF16", [10, 4]), "b": ("F32", [3]), "scalar": ("F32", [])}, LLAMA_13B)
+    weights = memory.read_weights(folder)
+    assert (weights.num_params, weights.num_bytes, weights.dtypes) == (44, 96, {"BF16": 40, "F32": 4})
+
+
+@pytest.mark.parametrize("content", [b"", b"\x05", struct.pack("<Q", 1 << 50), struct.pack("<Q", 2) + b"[]", b"\0" * 8])
+def test_what_is_no_safetensors_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"model\.safetensors: not a safetensors file"):
+        memory.read_weights(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no `\*\.safetensors`"):
+        memory.read_weights(tmp_path)
+
+
+def test_a_shape_falls_back_to_what_older_configs_leave_out(tmp_path: Path) -> None:
+    config = {key: value for key, value in LLAMA_13B.items() if key != "num_key_value_heads"}
+    shape = memory.read_shape(model_dir(tmp_path / "m", {}, config))
+    assert (shape.num_kv_heads, shape.head_size) == (40, 128)
+    nested = memory.read_shape(model_dir(tmp_path / "n", {}, {"text_config": config}))
+    assert nested == shape
+    with pytest.raises(DataError, match=r"config\.json: its sizes cannot be read"):
+        memory.read_shape(model_dir(tmp_path / "o", {}, {"hidden_size": 1}))
+
+
+def test_openchat_s_headline_run_needs_what_was_published(tmp_path: Path) -> None:
+    """13B on 8 GPUs with 32,768 tokens each: 26 + 3.3 + 19.5 + 13.4 GB."""
+    shape = memory.read_shape(model_dir(tmp_path / "m", {}, LLAMA_13B))
+    weights = memory.Weights(num_params=13_000_000_000, num_bytes=26_000_000_000, dtypes={"BF16": 13_000_000_000})
+    need = memory.training_need(weights, shape, num_tokens=32_768, num_gpus=8)
+    assert [round(part.num_bytes / 1e9, 1) for part in need.parts] == [26.0, 3.2, 19.5, 13.4]
+    assert need.num_bytes == sum(part.num_bytes for part in need.parts)
+
+
+def test_serving_needs_819200_bytes_of_cache_a_token_at_13b(tmp_path: Path) -> None:
+    shape = memory.read_shape(model_dir(tmp_path / "m", {}, LLAMA_13B))
+    weights = memory.Weights(num_params=13_000_000_000, num_bytes=26_000_000_000, dtypes={"BF16": 13_000_000_000})
+    one = memory.serving_need(weights, shape, num_tokens=4096)
+    assert [part.num_bytes for part in one.parts] == [26_000_000_000, 819_200 * 4096]
+    two = memory.serving_need(weights, shape, num_tokens=4096, num_gpus=2)
+    assert two.num_bytes * 2 == one.num_bytes
+
+
+def test_a_kv_head_is_never_cut(tmp_path: Path) -> None:
+    shape = memory.read_shape(model_dir(tmp_path / "m", {}, LLAMA_13B | {"num_key_value_heads": 2}))
+    weights = memory.Weights(num_params=1, num_bytes=8, dtypes={"F32": 2})
+    caches = [
+        memory.serving_need(weights, shape, num_tokens=10, num_gpus=count).parts[1].num_bytes for count in (1, 2, 8)
+    ]
+    assert caches == [caches[0], caches[0] // 2, caches[0] // 2]
