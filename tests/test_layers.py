@@ -11,7 +11,7 @@ LEVELS = {
     "errors": 0, "config": 0, "extras": 0, "files": 0,
     "chat": 1, "hub": 1, "memory": 1,
     "data": 2, "engine": 2,
-    "train": 3, "serve": 3, "bench": 3, "vocab": 3, "base_model": 3,
+    "train": 3, "serve": 3, "bench": 3, "vocab": 3, "base_model": 3, "doctor": 3,
     "cli": 4,
 }  # fmt: skip
 # Package -> the files or rooms that are its home.
