@@ -39,7 +39,7 @@ messages = st.lists(
 
 
 @given(messages, st.sampled_from(["", "Be brief.", "x" * 150]), st.sampled_from(FAMILY_NAMES), st.integers(16, 300))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_every_supervised_token_is_in_exactly_one_piece_that_fits(
     turns: tuple[Message, ...], system: str, family: str, context_tokens: int
 ) -> None:
