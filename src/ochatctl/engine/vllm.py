@@ -1,0 +1,220 @@
+"""vLLM as an engine. The only file that imports it.
+
+vLLM is given token ids and gives token ids: our own tokenizer turns them into text, so that all engines agree on every
+space, and a folder that holds only a SentencePiece model works too.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.engine.answer import Answer
+from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_request
+from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, OchatError, RunError
+from ochatctl.extras import require
+
+# Set before vLLM is imported, unless the user set them. Its log goes to stderr, for stdout is the result.
+_SETTINGS: Final = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+_CPU_SETTINGS: Final = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+# What an argument of ours is called in vLLM's engine arguments; a version that lacks one of them is named.
+_NEEDED_ARGS: Final = ("model", "tensor_parallel_size", "max_model_len", "dtype", "generation_config")
+_SHUTDOWN_SECONDS: Final = 10.0
+
+
+class VllmEngine:
+    """Draws answers from vLLM's AsyncLLM, which runs in processes of its own.
+
+    `extra_args` are vLLM's engine arguments, by its names, and win over ours.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model_dir: Path,
+        tokenizer: Tokenizer,
+        *,
+        context_tokens: int | None = None,
+        dtype: str = "auto",
+        tensor_parallel: int = 1,
+        gpu_memory_utilization: float | None = None,
+        trust_remote_code: bool = False,
+        extra_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.context_tokens = context_tokens or 0
+        self.unsupported: frozenset[str] = frozenset()
+        self._model_dir = model_dir
+        self._tokenizer = tokenizer
+        self._args: dict[str, Any] = {
+            "model": str(model_dir),
+            "tensor_parallel_size": tensor_parallel,
+            "max_model_len": context_tokens,
+            "dtype": dtype,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "trust_remote_code": trust_remote_code,
+        }
+        self._args = {name: value for name, value in self._args.items() if value is not None}
+        # Otherwise the model folder's sampling defaults and end tokens would be mixed into every request.
+        self._args |= {"generation_config": "vllm", "skip_tokenizer_init": True, "disable_log_stats": True}
+        self._extra_args = dict(extra_args or {})
+        self._llm: Any = None
+        self._dead = "it is not started"
+        self._vocab_size = 0
+        self._numbers = itertools.count()
+
+    @property
+    def num_running(self) -> int:
+        """Answers that vLLM holds or queues."""
+        return 0 if self._llm is None else int(self._llm.output_processor.get_num_unfinished_requests())
+
+    async def start(self) -> None:
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        # Started in a thread, for loading and compiling take a minute, and signals must be heard meanwhile.
+        try:
+            self._llm = await asyncio.to_thread(self._load)
+        except OchatError:
+            raise
+        except Exception as error:  # vLLM names no exceptions for a failed start
+            raise _start_error(error, self._model_dir) from error
+        self.context_tokens = int(self._llm.model_config.max_model_len)
+        self._vocab_size = int(self._llm.model_config.get_vocab_size())
+        self._dead = ""
+
+    async def generate(self, prompt_ids: Sequence[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
+        self.check_alive()
+        check_request(self, prompt_ids, spec, vocab_size=self._vocab_size)
+        answer = Answer(self._tokenizer, spec, room_tokens=self.context_tokens - len(prompt_ids))
+        from vllm.inputs import tokens_input
+
+        outputs = self._llm.generate(
+            tokens_input(list(prompt_ids)), _sampling_params(spec), f"ochatctl-{next(self._numbers)}"
+        )
+        try:
+            # Closing vLLM's generator aborts the request there.
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    for delta in _deltas(output, answer, spec):
+                        yield delta
+                    if answer.finish_reason:
+                        return
+        except OchatError:
+            raise
+        except Exception as error:  # vLLM's families of errors overlap; a table decides
+            raise self._error(error) from error
+        raise RunError(f"the engine `{self.name}` ended an answer without a reason")
+
+    def check_alive(self) -> None:
+        if not self._dead and self._llm.errored:
+            self._dead = "its process has died"
+        if self._dead:
+            raise RunError(f"the engine `{self.name}` cannot answer: {self._dead}")
+
+    async def close(self) -> None:
+        self._dead = self._dead or "it is closed"
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_SECONDS)
+
+    def _load(self) -> Any:
+        require("vllm", extra="vllm")
+        from vllm.platforms import current_platform
+
+        if current_platform.is_cpu():
+            for name, value in _CPU_SETTINGS.items():
+                os.environ.setdefault(name, value)
+            # Compiling takes longer than it saves on a CPU.
+            self._args.setdefault("enforce_eager", True)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        args = self._args | self._extra_args
+        known = set(AsyncEngineArgs.__dataclass_fields__)
+        if missing := [name for name in _NEEDED_ARGS if name not in known]:
+            raise EnvironmentProblem(
+                f"this vLLM takes no `{missing[0]}`", hint="pip install 'ochatctl[vllm]' brings a version that does"
+            )
+        if unknown := sorted(set(self._extra_args) - known):
+            raise ConfigError(f"vLLM has no engine argument `{unknown[0]}`")
+        config = AsyncEngineArgs(**{name: value for name, value in args.items() if name in known}).create_engine_config(
+            UsageContext.OPENAI_API_SERVER
+        )
+        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+
+    def _error(self, error: Exception) -> OchatError:
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if "VLLMClientError" in names or (isinstance(error, (ValueError, TypeError)) and not self._llm_is_dead()):
+            return DataError(f"vLLM refuses the request: {error}")
+        if self._llm_is_dead() or "EngineDeadError" in names:
+            self._dead = self._dead or "its process has died"
+            return RunError(f"the engine `{self.name}` ended: {self._dead}")
+        return RunError(f"the engine `{self.name}` failed at an answer: {type(error).__name__}: {error}")
+
+    def _llm_is_dead(self) -> bool:
+        return self._llm is None or bool(self._llm.errored)
+
+
+def _sampling_params(spec: SamplingSpec) -> Any:
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(
+        max_tokens=spec.max_tokens,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        min_p=spec.min_p,
+        presence_penalty=spec.presence_penalty,
+        frequency_penalty=spec.frequency_penalty,
+        repetition_penalty=spec.repetition_penalty,
+        logit_bias=dict(spec.logit_bias) or None,
+        seed=spec.seed,
+        stop_token_ids=list(spec.stop_token_ids),
+        logprobs=spec.num_logprobs,
+        # Stop strings and text are ours.
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
+    )
+
+
+def _deltas(output: Any, answer: Answer, spec: SamplingSpec) -> list[Delta]:
+    """Give the deltas of one of vLLM's outputs, which holds several tokens where we were slow to ask."""
+    deltas: list[Delta] = []
+    for part in output.outputs:
+        for position, token_id in enumerate(part.token_ids):
+            logprob = None
+            if spec.num_logprobs is not None and part.logprobs:
+                logprob = _logprob(token_id, part.logprobs[position], spec.num_logprobs)
+            if delta := answer.push(token_id, logprob):
+                deltas.append(delta)
+        if part.finish_reason and answer.finish_reason is None:
+            if part.finish_reason not in ("stop", "length"):
+                raise RunError(f"the engine `vllm` ended an answer: {part.finish_reason}")
+            deltas.append(answer.finish(part.finish_reason))
+    return deltas
+
+
+def _logprob(token_id: int, table: Mapping[int, Any], count: int) -> TokenLogprob:
+    best = sorted(table.items(), key=lambda item: item[1].rank or 0)
+    top = tuple((index, float(value.logprob)) for index, value in best[:count])
+    return TokenLogprob(token_id=token_id, logprob=float(table[token_id].logprob), top=top)
+
+
+def _start_error(error: Exception, model_dir: Path) -> OchatError:
+    text = str(error).strip() or type(error).__name__
+    if "memory" in text.lower():
+        return EnvironmentProblem(f"vLLM: `{model_dir}` does not fit: {text}", hint="ochatctl doctor")
+    if isinstance(error, (ValueError, TypeError, OSError)):
+        return ConfigError(f"vLLM cannot load `{model_dir}`: {text}", hint="`--engine hf` may")
+    return RunError(f"vLLM failed to start: {text}", hint="`VLLM_LOGGING_LEVEL=INFO` says more")
