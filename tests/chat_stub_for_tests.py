@@ -30,6 +30,20 @@ class Stub:
     released: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    num_running: int = 0
+    most_at_once: int = 0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        with self.lock:
+            self.num_running += 1
+            self.most_at_once = max(self.most_at_once, self.num_running)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.num_running -= 1
+
     def fault(self, question: str) -> int | str | None:
         with self.lock:
             self.num_asked[question] += 1
@@ -72,7 +86,8 @@ def chat_stub(**settings: Any) -> Iterator[Stub]:
             elif fault == "hang":
                 stub.released.wait(20)
             else:
-                time.sleep(stub.delay_seconds)
+                with stub.counted():
+                    time.sleep(stub.delay_seconds)
                 message = {"role": "assistant", "content": answer_to(question)}
                 usage = {"prompt_tokens": len(question), "completion_tokens": 5}
                 choices = [{"index": 0, "message": message, "finish_reason": "stop"}]

@@ -3,9 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ochatctl.bench.journal import Record
 from ochatctl.bench.task import Score, Task, grade
+
+FORMAT = "ochatctl.bench.report"
+VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,23 +38,25 @@ class Report:
     """The scores of one run; `overall` counts every item once, so a large task weighs more."""
 
     model: str
+    journal: Path
     tasks: tuple[TaskReport, ...]
     overall: TaskReport
-    errors: tuple[str, ...] = ()
+    errors: tuple[str, ...]
+    format: str = FORMAT
+    version: int = VERSION
 
 
-def make_report(model: str, tasks: Sequence[Task], records: Iterable[Record]) -> Report:
+def make_report(tasks: Sequence[Task], records: Iterable[Record], *, model: str, journal: Path) -> Report:
     """Grade what was answered and count the rest."""
     by_id = {record.id: record for record in records}
-    wanted = {item.id for task in tasks for item in task.items}
-    errors = tuple(
-        f"{record.id}: {record.error}" for record in by_id.values() if record.error is not None and record.id in wanted
-    )
+    items = [item for task in tasks for item in task.items]
+    errors = [f"{item.id}: {by_id[item.id].error}" for item in items if item.id in by_id and by_id[item.id].error]
     return Report(
         model=model,
+        journal=journal,
         tasks=tuple(_task_report(task.name, [task], by_id) for task in tasks),
         overall=_task_report("all", tasks, by_id),
-        errors=errors,
+        errors=tuple(errors),
     )
 
 

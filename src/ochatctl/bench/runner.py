@@ -6,7 +6,9 @@ in: dialogues, a client and a journal, out: the journal, with an answer or an er
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from ochatctl.bench.journal import Journal, Record
 from ochatctl.chat.conversation import Conversation, Message
@@ -23,12 +25,24 @@ class Dialogue:
 
     id: str
     turns: tuple[str, ...]
-    max_tokens: int
-    temperature: float = 0.0
-    seed: int | None = None
+    temperature: float
     stop: tuple[str, ...] = ()
+    max_tokens: int = 1024
+    seed: int = 0
     system: str = ""
     condition: str = ""
+
+
+class Watch(Protocol):
+    """Who is told how a run goes; `cli.output.Output` is one."""
+
+    def note(self, text: str) -> None:
+        """Say something that is not the result."""
+        ...
+
+    def progress(self, label: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+        """Give `advance(count)`."""
+        ...
 
 
 async def ask_all(

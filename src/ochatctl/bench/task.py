@@ -88,9 +88,8 @@ def read_task(path: Path) -> Task:
         DataError: names `file:line`.
     """
     name = path.name.removesuffix(".jsonl")
-    items = tuple(
-        _item(value, f"{name}:{number}", where) for number, (where, value) in enumerate(read_jsonl(path), start=1)
-    )
+    rows = list(read_jsonl(path))
+    items = tuple(_item(value, f"{name}:{number}", where) for number, (where, value) in enumerate(rows, start=1))
     if not items:
         raise DataError(f"{path}: no question in it", hint='a line is {"question": "...", "label": "..."}')
     return Task(name=name, items=items)

@@ -1,0 +1,155 @@
+"""A suite from the task file to the report: an endpoint that misbehaves, a run that is killed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from chat_stub_for_tests import Stub, answer_to, chat_stub
+
+from ochatctl.bench.report import Report
+from ochatctl.bench.run import RunConfig
+from ochatctl.bench.suite import run_suite
+from ochatctl.bench.target import Endpoint
+from ochatctl.bench.task import read_task
+from ochatctl.cli.output import Output
+from ochatctl.errors import UsageProblem
+
+NUM_QUESTIONS = 24
+QUIET = Output(quiet=True)
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    rows = [
+        {"question": f"Which of these is number {i}?", "label": "ABC"[i % 3], "options": ["x", "y", "z"]}
+        for i in range(NUM_QUESTIONS)
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config(stub: Stub, out: Path, **changes: object) -> RunConfig:
+    settings = {"target": Endpoint(base_url=stub.base_url), "max_tokens": 32, "out_dir": out, "concurrency": 4}
+    return RunConfig(**(settings | changes))  # type: ignore[arg-type]  # each test names its own fields
+
+
+def scores(report: Report) -> Report:
+    return dataclasses.replace(report, journal=Path())
+
+
+def test_a_report_counts_what_the_endpoint_said(tasks: Path, tmp_path: Path) -> None:
+    with chat_stub() as stub:
+        report = run_suite([tasks], config(stub, tmp_path / "out"), QUIET)
+    said = {item.prompt: answer_to(item.prompt) for item in read_task(tasks).items}
+    num_right = sum(f"({item.labels[0]})" in said[item.prompt] for item in read_task(tasks).items)
+    num_unmatched = sum("could not say" in text for text in said.values())
+    line = report.overall
+    assert 0 < num_unmatched < NUM_QUESTIONS  # or this test would show little
+    assert (line.num_right, line.num_unmatched) == (num_right, num_unmatched)
+    assert line.score == num_right / NUM_QUESTIONS
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (written["format"], written["version"]) == ("ochatctl.bench.report", 1)
+    assert written["overall"]["num_right"] == num_right
+
+
+def test_a_misbehaving_endpoint_ends_in_the_same_scores(tasks: Path, tmp_path: Path) -> None:
+    faults: dict[str, list[int | str]] = {
+        "number 3?": [429],
+        "number 5?": [503],
+        "number 7?": ["garbage"],
+        "number 9?": ["shape"],
+        "number 11?": [400],
+    }
+    with chat_stub() as stub:
+        clean = run_suite([tasks], config(stub, tmp_path / "clean"), QUIET)
+    with chat_stub(faults=faults) as stub:
+        first = run_suite([tasks], config(stub, tmp_path / "out"), QUIET)
+        # Retries get past the first two; the others are error rows, and stand outside the score.
+        assert first.overall.num_errors == len(first.errors) == 3
+        assert first.overall.num_right + first.overall.num_wrong + first.overall.num_unmatched == NUM_QUESTIONS - 3
+        second = run_suite([tasks], config(stub, tmp_path / "out"), QUIET)
+        assert len(stub.requests) == NUM_QUESTIONS + 3 + 3
+    assert scores(second) == scores(clean)
+
+
+@pytest.mark.parametrize("num_lines", [1, 9])
+def test_a_killed_run_resumed_equals_an_uninterrupted_one(tasks: Path, tmp_path: Path, num_lines: int) -> None:
+    out, concurrency = tmp_path / "out", 3
+    with chat_stub() as stub:
+        whole = run_suite([tasks], config(stub, tmp_path / "whole"), QUIET)
+    with chat_stub(delay_seconds=0.03) as stub:
+        command = [sys.executable, "-m", "ochatctl", "bench", "suite", "--tasks", str(tasks), "--out", str(out)]
+        command += ["--base-url", stub.base_url, "--max-tokens", "32", "--concurrency", str(concurrency)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            wait_for_lines(out / "journal.jsonl", 1 + num_lines, process)
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+        kept = (out / "journal.jsonl").read_bytes().count(b"\n") - 1
+        assert num_lines <= kept < NUM_QUESTIONS
+        # What a kill in the middle of a write leaves.
+        with (out / "journal.jsonl").open("ab") as journal:
+            journal.write(b'{"id": "mine:24", "te')
+        stub.delay_seconds = 0
+        resumed = run_suite([tasks], config(stub, out, concurrency=concurrency), QUIET)
+        num_asked_twice = sum(count - 1 for count in stub.num_asked.values())
+    assert scores(resumed) == scores(whole)
+    assert set(stub.num_asked.values()) <= {1, 2}
+    assert num_asked_twice <= concurrency  # only what was in flight
+    assert len(stub.num_asked) == NUM_QUESTIONS
+
+
+def test_a_finished_run_needs_no_endpoint(tasks: Path, tmp_path: Path) -> None:
+    with chat_stub() as stub:
+        target = Endpoint(base_url=stub.base_url, model_name="stub-model")
+        first = run_suite([tasks], config(stub, tmp_path / "out", target=target), QUIET)
+    assert run_suite([tasks], config(stub, tmp_path / "out", target=target), QUIET) == first
+
+
+def test_a_larger_limit_goes_on_where_a_smaller_one_ended(tasks: Path, tmp_path: Path) -> None:
+    with chat_stub() as stub:
+        small = run_suite([tasks], config(stub, tmp_path / "out", limit=5), QUIET)
+        assert small.overall.num_items == len(stub.requests) == 5
+        run_suite([tasks], config(stub, tmp_path / "out"), QUIET)
+        assert len(stub.requests) == NUM_QUESTIONS
+        assert run_suite([tasks], config(stub, tmp_path / "out", limit=5), QUIET) == small
+
+
+def test_other_settings_or_tasks_are_refused(tasks: Path, tmp_path: Path) -> None:
+    with chat_stub() as stub:
+        run_suite([tasks], config(stub, tmp_path / "out", limit=1), QUIET)
+        with pytest.raises(UsageProblem, match=r'`system` was `""` and is `"Be brief."`'):
+            run_suite([tasks], config(stub, tmp_path / "out", system="Be brief."), QUIET)
+        tasks.write_text(tasks.read_text().replace("number 20?", "number twenty?"))
+        with pytest.raises(UsageProblem, match="`tasks` was"):
+            run_suite([tasks], config(stub, tmp_path / "out"), QUIET)
+
+
+def test_system_condition_and_seed_reach_the_model(tasks: Path, tmp_path: Path) -> None:
+    with chat_stub() as stub:
+        changes = {"system": "Be brief.", "condition": "Math Correct", "seed": 5, "limit": 1}
+        run_suite([tasks], config(stub, tmp_path / "out", **changes), QUIET)
+        (request,) = stub.requests
+    assert request["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (request["condition"], request["seed"], request["temperature"]) == ("Math Correct", 5, 0.0)
+
+
+def test_two_tasks_of_one_name_are_refused(tasks: Path, tmp_path: Path) -> None:
+    with chat_stub() as stub, pytest.raises(UsageProblem, match="two tasks are called `mine`"):
+        run_suite([tasks, tasks], config(stub, tmp_path / "out"), QUIET)
+
+
+def wait_for_lines(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.is_file() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
