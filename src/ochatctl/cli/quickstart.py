@@ -133,7 +133,7 @@ def _serve_arguments(out: Path, engine: str, port: int) -> tuple[str, ...]:
 def _bench_step(out: Path, port: int) -> Step:
     tasks = _samples() / "tasks.jsonl"
     arguments = ("bench", "suite", "--tasks", str(tasks), "--base-url", _url(port), "--out", str(out / "bench"))
-    return Step(name="bench", says="Run a small benchmark", arguments=(*arguments, "--max-tokens", "32"))
+    return Step(name="bench", says="Run a small benchmark", arguments=(*arguments, "--max-tokens", "32", "--yes"))
 
 
 class Chain:
@@ -190,7 +190,7 @@ class Chain:
         process = subprocess.Popen(_command(arguments), stdout=subprocess.PIPE)
         assert process.stdout is not None
         reply = b""
-        while piece := process.stdout.read1():
+        while piece := os.read(process.stdout.fileno(), 4096):
             reply += piece
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
