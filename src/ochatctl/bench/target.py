@@ -72,7 +72,9 @@ def _http(target: Endpoint) -> HttpClient:
 
 
 def _local_identity(config: LoadConfig) -> Identity:
-    settings = asdict(config)
+    # Only what differs from the defaults: a field that a later version adds must not make a journal a stranger.
+    settings = {key: value for key, value in asdict(config).items() if value != getattr(LoadConfig(), key)}
+    settings["engine"] = config.engine
     if config.model is None:
         return Identity(name=config.engine, where="this process", settings=settings)
     folder = chat_model(config.model).resolve()
