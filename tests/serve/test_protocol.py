@@ -41,7 +41,7 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(ANY_JSON)
 def test_any_json_is_a_request_or_a_400(value: object) -> None:
     fault = None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ochatctl.engine.load import LoadConfig
 from ochatctl.errors import ConfigError
 
 
@@ -50,32 +51,19 @@ class AppConfig:
 class ServeConfig:
     """The whole command."""
 
-    model: str | None = None
-    engine: str = "auto"
-    family: str | None = None
-    tensor_parallel: int = 1
+    load: LoadConfig
     host: str = "localhost"
     port: int = 18888
     api_keys: tuple[str, ...] = ()
     no_auth: bool = False
+    # Before the names that the model has anyhow.
     served_model_names: tuple[str, ...] = ()
-    max_model_len: int | None = None
-    gpu_memory_utilization: float | None = None
     stream_period: int = 1
-    worker_use_ray: bool = False
-    trust_remote_code: bool = False
     drain_timeout_seconds: float = 30.0
     cors: CorsConfig = field(default_factory=CorsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("--stream-period", self.stream_period, 1),
-            ("--log-max-mb", self.log.max_mb, 1),
-            ("--log-max-count", self.log.max_count, 1),
-        ):
-            if value < least:
-                raise ConfigError(f"`{name}` is {value}, and must be at least {least}")
         for key in self.api_keys:
             if not key or not key.isascii() or not key.isprintable() or " " in key:
                 raise ConfigError("an API key is empty, or holds a space or a character that no HTTP header can carry")

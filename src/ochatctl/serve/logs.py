@@ -1,5 +1,6 @@
 """One JSON line a request, written by a thread of its own: what was asked and how it ended, never a key or a text."""
 
+import asyncio
 import json
 import logging.handlers
 import os
@@ -16,7 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ochatctl.errors import EnvironmentProblem
 from ochatctl.serve.config import LogConfig
+from ochatctl.serve.errors import error_response
 from ochatctl.serve.metrics import Metrics
+from ochatctl.serve.protocol import RequestError
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_WAITING = 10_000
@@ -117,6 +120,12 @@ class RequestLogging:
         self._metrics.begin()
         try:
             await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server is told to end at once. uvicorn would print this as a fault of ours.
+            record.aborted = True
+            if not record.status:
+                ending = RequestError(503, "the server is shutting down", code="shutting_down")
+                await error_response(ending)(scope, receive, send_with_id)
         finally:
             self._end(record, scope)
 

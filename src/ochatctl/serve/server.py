@@ -108,6 +108,11 @@ async def run_app(
             await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
             server.should_exit = True
             await serving
+            if server.force_exit:
+                # uvicorn leaves both behind where it is told to hurry.
+                for task in server.server_state.tasks:
+                    task.cancel()
+                await server.lifespan.shutdown()
         finally:
             ready.cancel()
             watching.cancel()

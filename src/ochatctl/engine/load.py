@@ -1,0 +1,143 @@
+"""A model folder, or a hub id -> an engine with its family and tokenizer. Used by serve, chat and benchmarks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ochatctl.chat.byte_tokenizer import ByteTokenizer
+from ochatctl.chat.families import Family, get_family, load_family, read_card
+from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.engine.base import Engine
+from ochatctl.engine.choose import choose_engine, open_engine
+from ochatctl.engine.client import LocalClient
+from ochatctl.engine.echo import EchoEngine
+from ochatctl.engine.prompt import stop_token_ids
+from ochatctl.errors import ConfigError, EnvironmentProblem, UsageProblem
+from ochatctl.extras import has
+from ochatctl.hub import chat_model
+from ochatctl.memory import gpus
+
+_ECHO_FAMILY = "openchat_v3.2"
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadConfig:
+    """Which model, and what draws its answers. Without a model only the echo engine can."""
+
+    model: str | None = None
+    engine: str = "auto"
+    family: str | None = None
+    tensor_parallel: int = 1
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    worker_use_ray: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """An engine that is yet to be started, and what is known of its model. The first of `names` is its own."""
+
+    engine: Engine
+    family: Family
+    tokenizer: Tokenizer
+    stop_token_ids: tuple[int, ...]
+    trained_conditions: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def model_names(model: str | None, family: Family) -> tuple[str, ...]:
+    """Give what a model may be called: its folder's name or its hub id, then every name of its family."""
+    if model is None:
+        own = ["echo"]
+    elif Path(model).expanduser().is_dir():
+        own = [Path(model).expanduser().resolve().name]
+    else:
+        hub_id = model.partition("@")[0]
+        own = [hub_id, hub_id.rpartition("/")[2]]
+    return tuple(dict.fromkeys((*own, *family.names)))
+
+
+def load_model(config: LoadConfig, note: Note) -> LoadedModel:
+    """Read a model's family and tokenizer and make its engine; says aloud which engine, why, and which epoch.
+
+    Raises:
+        UsageProblem: no model, and an engine that needs one.
+        ConfigError: the folder is not ready to be served.
+        EnvironmentProblem: this machine or this engine cannot do what was asked.
+    """
+    # All this before a model is downloaded, for what was asked may be out of reach.
+    by_ray = _by_ray(config)
+    choice = choose_engine(config.engine, tensor_parallel=1 if by_ray else config.tensor_parallel)
+    note(f"engine: {choice.kind}: {choice.reason}")
+    if config.worker_use_ray:
+        note("workers: Ray's" if by_ray else "workers: `--worker-use-ray` is not needed, the model fits this machine")
+    _check_vllm_flags(config, choice.kind, by_ray=by_ray)
+    if config.model is None:
+        if choice.kind != "echo":
+            raise UsageProblem("`--model` is missing", hint="ochatctl serve --model openchat/openchat_v3.2_super")
+        return _echo(config)
+    folder = chat_model(config.model)
+    if folder.name.startswith("ep_") and not config.model.rstrip("/").endswith(folder.name):
+        note(f"model: the last epoch of this training run, `{folder.name}`")
+    family, tokenizer = load_family(folder, config.family, trust_remote_code=config.trust_remote_code)
+    card = read_card(folder)
+    engine = open_engine(
+        choice,
+        folder,
+        tokenizer,
+        context_tokens=config.max_model_len,
+        tensor_parallel=config.tensor_parallel,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        trust_remote_code=config.trust_remote_code,
+        vllm_args={"distributed_executor_backend": "ray"} if by_ray else None,
+    )
+    return LoadedModel(
+        engine=engine,
+        family=family,
+        tokenizer=tokenizer,
+        stop_token_ids=stop_token_ids(family, tokenizer, folder),
+        trained_conditions=tuple(card.conditions) if card is not None else (),
+        names=model_names(config.model, family),
+    )
+
+
+async def open_local_client(config: LoadConfig, note: Note) -> LocalClient:
+    """Load a model, start its engine, and give a client for it; closing the client closes the engine."""
+    model = load_model(config, note)
+    try:
+        await model.engine.start()
+    except BaseException:
+        await model.engine.close()
+        raise
+    return LocalClient(model.engine, model.family, model.tokenizer, stop_ids=model.stop_token_ids)
+
+
+def _by_ray(config: LoadConfig) -> bool:
+    """Tell whether vLLM's workers are to be spread by Ray: asked for, installed, and more GPUs wanted than are here."""
+    return config.worker_use_ray and has("ray") and config.tensor_parallel > len(gpus())
+
+
+def _check_vllm_flags(config: LoadConfig, kind: str, *, by_ray: bool) -> None:
+    if kind == "vllm" or (config.gpu_memory_utilization is None and not by_ray):
+        return
+    flag = "--worker-use-ray" if by_ray else "--gpu-memory-utilization"
+    message = f"`{flag}` is vLLM's, and the engine is `{kind}`"
+    if config.engine == "auto":
+        raise EnvironmentProblem(message, hint="pip install 'ochatctl[vllm]'")
+    raise ConfigError(message, hint=f"leave `{flag}` out, or add `--engine vllm`")
+
+
+def _echo(config: LoadConfig) -> LoadedModel:
+    """Give the model that needs no folder."""
+    family = get_family(config.family or _ECHO_FAMILY)
+    tokenizer = ByteTokenizer(family.template.control_strings)
+    return LoadedModel(
+        engine=EchoEngine(tokenizer, context_tokens=config.max_model_len or family.context_tokens),
+        family=family,
+        tokenizer=tokenizer,
+        stop_token_ids=stop_token_ids(family, tokenizer),
+        trained_conditions=(),
+        names=model_names(None, family),
+    )

@@ -1,0 +1,95 @@
+"""The whole of `ochatctl serve`: check, load, listen, and say on the way what is happening.
+
+in: ServeConfig, out: a server that has ended
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+from ochatctl.engine.load import LoadedModel, load_model
+from ochatctl.errors import UsageProblem
+from ochatctl.extras import has
+from ochatctl.serve.app import create_app
+from ochatctl.serve.config import AppConfig, ServeConfig
+from ochatctl.serve.pages import curl_line
+from ochatctl.serve.server import Interrupted, bind, check_port, is_loopback, run_app
+
+Note = Callable[[str], None]
+
+
+def run(config: ServeConfig, note: Note) -> None:
+    """Serve until a signal.
+
+    Raises:
+        UsageProblem: other machines could call without a key.
+        EnvironmentProblem: the port is taken, or the engine lacks something.
+        RunError: the engine died.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    if not is_loopback(config.host) and not config.api_keys and not config.no_auth:
+        raise UsageProblem(
+            f"`--host {config.host}` lets other machines call, and there is no key",
+            hint=f"add `--api-keys sk-YOUR-KEY`, or `--no-auth`: ochatctl serve --host {config.host} --api-keys sk-1",
+        )
+    check_port(config.host, config.port)
+    model = load_model(config.load, note)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(config, model, note))
+    except Interrupted:
+        raise KeyboardInterrupt from None
+
+
+async def _serve(config: ServeConfig, model: LoadedModel, note: Note) -> None:
+    try:
+        await model.engine.start()
+        sockets = bind(config.host, config.port)
+        app_config = _app_config(config, model, sockets[0].getsockname()[1])
+        app = create_app(model.engine, model.family, model.tokenizer, app_config)
+        await run_app(
+            app,
+            model.engine,
+            sockets,
+            drain_timeout_seconds=config.drain_timeout_seconds,
+            on_ready=lambda: _say(config, model, app_config, note),
+        )
+    finally:
+        await model.engine.close()
+
+
+def _app_config(config: ServeConfig, model: LoadedModel, port: int) -> AppConfig:
+    host = "localhost" if config.host in ("0.0.0.0", "::", "") else config.host
+    return AppConfig(
+        model_names=tuple(dict.fromkeys((*config.served_model_names, *model.names))),
+        base_url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
+        stop_token_ids=model.stop_token_ids,
+        trained_conditions=model.trained_conditions,
+        api_keys=config.api_keys,
+        stream_period=config.stream_period,
+        cors=config.cors,
+        log=config.log,
+    )
+
+
+def _say(config: ServeConfig, model: LoadedModel, app: AppConfig, note: Note) -> None:
+    family, context = model.family, model.engine.context_tokens
+    condition = f" (condition `{family.template.inference_condition}`)" if family.template.inference_condition else ""
+    note(f"model: `{app.model_names[0]}`, family `{family.name}`{condition}, {context} tokens of context")
+    if app.api_keys:
+        note(f"keys: {len(app.api_keys)}; a request without one gets 401")
+    else:
+        note("keys: none; everybody who reaches this port may call")
+    note(f"ready: {app.base_url}")
+    note(f"try:   {curl_line(app.base_url, app.model_names[0], needs_key=bool(app.api_keys))}")
+    key = " --api-key KEY" if app.api_keys else ""
+    note(f"or:    ochatctl chat --base-url {app.base_url}{key}")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give uvloop's loops where it is installed, which is wherever uvicorn[standard] supports it."""
+    if sys.platform == "win32" or not has("uvloop"):
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop

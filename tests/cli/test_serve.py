@@ -1,0 +1,182 @@
+"""`ochatctl serve`: OpenChat's own lines, and one real process."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ochatctl.cli import serve
+from ochatctl.cli.app import OchatGroup, root
+
+app = typer.Typer(cls=OchatGroup)
+app.callback()(root)
+serve.register(app)
+PAGE = "--model openchat/openchat_v3.2_super "
+
+
+def call(*arguments: str, **env: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["serve", *arguments], env={"HF_HUB_OFFLINE": "1", **env})
+    return result.exit_code, result.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        PAGE + "--engine-use-ray --worker-use-ray",
+        PAGE + "--engine-use-ray --worker-use-ray --tensor-parallel-size 2",
+        PAGE + "--api-keys sk-KEY1 sk-KEY2 --disable-log-requests --disable-log-stats --log-file openchat.log",
+        "--model openchat/openchat_v3.2 --model-type openchat_v3.2 --stream-period 6 --log-max-mb 1 --log-max-count 2",
+        PAGE + """--allow-credentials --allowed-origins ["*"] --allowed-methods ["*"] --allowed-headers ["*"]""",
+        "--tp 2 --api-keys sk-1",
+        "--tensor-parallel-size 2",
+        "--api-keys",
+        "",
+    ],
+)
+def test_openchats_lines_parse_and_end_with_what_to_do(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = call(*line.split(), "--port", "0", HF_HOME=str(tmp_path))
+    # 6: this test's hub is offline and no folder of that name is here.
+    assert code in (2, 5, 6), said
+    assert "no such option" not in said.lower()
+    assert re.search(r"^hint: .*(ochatctl|pip install|hf download)", said, re.MULTILINE), said
+    if "--model" not in line:
+        assert (code, "ochatctl serve --model openchat/openchat_v3.2_super" in said) == (2, True)
+
+
+def test_a_flag_that_the_engine_cannot_honour_is_never_ignored() -> None:
+    for flag in (["--tp", "2"], ["--gpu-memory-utilization", "0.5"]):
+        code, said = call("--engine", "echo", *flag)
+        assert code == 3, said
+        assert flag[0] in said
+
+
+def test_other_machines_may_call_only_with_a_key_or_a_word() -> None:
+    code, said = call("--engine", "echo", "--host", "0.0.0.0")
+    assert code == 2
+    assert "--no-auth" in said
+
+
+def test_a_taken_port_is_said_with_a_free_one_before_anything_is_loaded() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, said = call("--engine", "hf", "--model", "/nowhere/at-all", "--port", str(port))
+    assert code == 5
+    assert f"port {port}" in said
+    free = int(re.search(r"`--port (\d+)` is free", said)[1])  # type: ignore[index]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", free))
+
+
+@contextmanager
+def process(*arguments: str, **env: str) -> Iterator[tuple["subprocess.Popen[str]", str, list[str]]]:
+    """Start a server; give the process, its address and what it said up to then."""
+    command = [sys.executable, "-m", "ochatctl", "serve", "--port", "0", *arguments]
+    server = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env}
+    )
+    said: list[str] = []
+    try:
+        assert server.stderr is not None
+        url = ""
+        while not url:
+            line = server.stderr.readline()
+            assert line, f"the server ended: {said}"
+            said.append(line)
+            url = line.removeprefix("ready: ").strip() if line.startswith("ready: ") else ""
+        yield server, url, said
+    finally:
+        if server.poll() is None:
+            server.kill()
+        server.communicate()
+
+
+BODY = {"model": "openchat_v3.2", "messages": [{"role": "user", "content": "secret words"}]}
+
+
+def test_a_real_server_answers_logs_without_texts_drains_at_sigterm_and_ends_with_0(tmp_path: Path) -> None:
+    log = tmp_path / "requests.log"
+    keys = {"OCHATCTL_API_KEYS": "sk-1 sk-2"}
+    with process("--engine", "echo", "--log-file", str(log), "--served-model-name", "mine", **keys) as (
+        server,
+        url,
+        said,
+    ):
+        assert "2" in next(line for line in said if line.startswith("keys: "))
+        assert httpx.post(f"{url}/chat/completions", json=BODY).status_code == 401
+        headers = {"authorization": "Bearer sk-2", "x-request-id": "abc"}
+        answer = httpx.post(f"{url}/chat/completions", json=BODY | {"model": "mine"}, headers=headers)
+        assert answer.json()["choices"][0]["message"]["content"] == "secret words"
+        assert answer.headers["x-request-id"] == "abc"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=10) == 0
+        assert server.stderr is not None
+        printed = "".join(said) + server.stderr.read()
+    written = log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert written.count("\n") == 2
+    for text in (printed, written):
+        assert '"request_id": "abc"' in text
+        assert "sk-" not in text.replace("sk-YOUR", "")
+        assert "secret" not in text
+
+
+def test_what_is_under_way_at_sigterm_is_finished_and_nothing_new_is_taken() -> None:
+    import threading
+
+    with process("--engine", "echo", "--disable-log-requests") as (server, url, _):
+        client = httpx.Client(timeout=20)
+        long = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": "x" * 4_000}]}
+        texts: list[str] = []
+
+        def read() -> None:
+            with client.stream("POST", f"{url}/chat/completions", json=long) as response:
+                texts.extend(response.iter_text())
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        while not texts:
+            time.sleep(0.001)
+        server.send_signal(signal.SIGTERM)
+        thread.join()
+        assert "".join(texts).endswith("data: [DONE]\n\n")
+        assert server.wait(timeout=10) == 0
+        client.close()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with process("--engine", "echo") as (server, url, _):
+        with socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0]))) as half:
+            half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            half.sendall(b"Content-Length: 100\r\n\r\n")
+            time.sleep(0.2)
+            server.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.wait(timeout=0.7)
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=5) == 0
+        assert server.stderr is not None
+        assert "Traceback" not in server.stderr.read()
+
+
+def test_ctrl_c_ends_with_130() -> None:
+    with process("--engine", "echo") as (server, _, _):
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=10) == 130
