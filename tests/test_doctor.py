@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import struct
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ochatctl.doctor import Conflict, Facts, abilities, findings, parse_build
+from ochatctl.doctor import Conflict, Facts, abilities, examine, findings, parse_build
+from ochatctl.errors import ConfigError
 from ochatctl.memory import Gpu, Machine, Ram
 
 H200 = Gpu(
@@ -165,3 +168,25 @@ def test_the_command_imports_nothing_heavy_and_ends_in_0() -> None:
     assert report["facts"]["versions"]["torch"].startswith("2.")
     assert report["facts"]["builds"]["torch"]
     assert all(ability["ok"] or ability["fix"] for ability in report["abilities"])
+
+
+def test_a_model_folder_is_told_what_it_needs_and_what_it_lacks(tmp_path: Path) -> None:
+    config = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 1, "vocab_size": 300}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1000}))
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [300, 64], "data_offsets": [0, 38400]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    diagnosis = examine(str(tmp_path))
+    assert diagnosis.model is not None
+    assert diagnosis.model.weights.num_params == 19_200
+    assert diagnosis.model.family is None
+    assert diagnosis.model.problem is not None
+    needs = {need.what: need.num_bytes for need in diagnosis.model.needs}
+    # 2 (K and V) x 2 layers x 1 head x 64 x 2 bytes x 1000 tokens, and the weights.
+    assert needs["serve"] == 38_400 + 512_000
+    num_gpus = max(1, len(diagnosis.facts.machine.gpus))
+    assert needs["train"] == 38_400 + -(-38_400 // num_gpus) + -(-230_400 // num_gpus) + 2 * 1000 * 64 * 2
+
+
+def test_a_model_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="neither a folder nor a hub id"):
+        examine("./nowhere")

@@ -74,13 +74,17 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
-    """A model folder: its weights, its family or why it has none, and what it needs on one device of this machine."""
+    """A model folder: its weights, its family or why it has none, and what it needs on one device of this machine.
+
+    Units: `device_bytes` is the memory of the smallest GPU, or of the machine where there is none.
+    """
 
     folder: Path
     weights: Weights
     family: str | None
     problem: Finding | None
     needs: tuple[Need, ...]
+    device_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,6 +256,7 @@ def _model_facts(folder: Path, machine: Machine) -> ModelFacts:
             serving_need(weights, shape, num_tokens=num_tokens),
             training_need(weights, shape, num_tokens=num_tokens, num_gpus=num_gpus),
         ),
+        device_bytes=min((gpu.total_bytes for gpu in machine.gpus), default=machine.ram.total_bytes),
     )
 
 

@@ -75,7 +75,7 @@ def test_a_misbehaving_endpoint_ends_in_the_same_scores(tasks: Path, tmp_path: P
         assert first.overall.num_errors == len(first.errors) == 3
         assert first.overall.num_right + first.overall.num_wrong + first.overall.num_unmatched == NUM_QUESTIONS - 3
         second = run_suite([tasks], config(stub, tmp_path / "out"), QUIET)
-        assert len(stub.requests) == NUM_QUESTIONS + 3 + 3
+        assert len(stub.requests) == NUM_QUESTIONS + 2 + 3
     assert scores(second) == scores(clean)
 
 

@@ -78,7 +78,7 @@ async def _collect(
         watch.note(f"{num_kept} of {len(dialogues)} questions are answered in {journal.path} already")
     if not missing:
         return
-    watch.note(f"asking {len(missing)} questions of `{who.name}` at {who.where}")
+    watch.note(f"asking {len(missing)} questions of `{who.name}` at {who.where}; each answer goes to {journal.path}")
     async with open_client(config.target, watch.note) as client:
         with watch.progress("questions", len(missing)) as advance:
             await ask_all(missing, client, journal, concurrency=config.concurrency, advance=advance)
