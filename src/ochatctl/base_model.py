@@ -23,6 +23,7 @@ _NUM_SPECIAL = 3  # <unk> <s> </s>, as Llama's
 _NUM_BYTES = 256
 _CONTEXT_TOKENS = 8192
 _MAX_VOCAB_SIZE = 65_536
+_LEAST_COVERAGE = 0.98  # SentencePiece takes no less
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,39 +114,42 @@ def _train_tokenizer(texts: list[str], vocab_size: int, notices: list[str], *, w
     """Give a SentencePiece model like Llama's, and its size, which is smaller where the text has too few pieces."""
     if not texts:
         raise DataError(f"{where}: no text to train a tokenizer on", hint="give conversations with some text in them")
-    num_letters = len({letter for text in texts for letter in text} | {"\u2581"})
-    floor = _NUM_SPECIAL + _NUM_BYTES + num_letters
-    if vocab_size < floor:
-        # SentencePiece would refuse; letters beyond the room are spelled in bytes instead.
-        notices.append(f"the text has {num_letters} letters; those that find no room are spelled in bytes")
     try:
         return _sentencepiece(texts, vocab_size), vocab_size
     except _TooManyPieces as error:
-        if error.largest < _NUM_SPECIAL + _NUM_BYTES + 1:
-            raise DataError(f"{where}: too little text for a tokenizer", hint="give more conversations") from error
-        notices.append(f"the text has pieces for a vocabulary of {error.largest}, not of {vocab_size}")
-        return _sentencepiece(texts, error.largest), error.largest
+        notices.append(f"the text has pieces for a vocabulary of {error.size}, not of {vocab_size}")
+        return _sentencepiece(texts, error.size), error.size
+    except _TooManyLetters:
+        notices.append(f"a vocabulary of {vocab_size} has no room for every letter; rare ones are spelled in bytes")
+    try:
+        return _sentencepiece(texts, vocab_size, coverage=_LEAST_COVERAGE), vocab_size
+    except _TooManyLetters as error:
+        raise ConfigError(
+            f"{where}: a vocabulary of {vocab_size} has no room for the text's letters",
+            hint=f"add `--vocab-size {error.size}` or more",
+        ) from error
 
 
 class _TooManyPieces(Exception):
-    """The text has fewer pieces than were asked for."""
+    """The text has fewer pieces than were asked for; `size` is the largest vocabulary."""
 
-    def __init__(self, largest: int) -> None:
-        super().__init__(largest)
-        self.largest = largest
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
-def _sentencepiece(texts: list[str], vocab_size: int) -> bytes:
+class _TooManyLetters(Exception):
+    """The vocabulary has no room for the letters; `size` is the smallest one."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+def _sentencepiece(texts: list[str], vocab_size: int, *, coverage: float = 1.0) -> bytes:
     import sentencepiece
 
     model = io.BytesIO()
-    room = vocab_size - _NUM_SPECIAL - _NUM_BYTES
-    letters: dict[str, int] = {}
-    for text in texts:
-        for letter in text.replace(" ", "\u2581"):
-            letters[letter] = letters.get(letter, 0) + 1
-    kept = sum(sorted(letters.values(), reverse=True)[:room])
-    coverage = 1.0 if len(letters) <= room else max(0.0, kept / sum(letters.values()) - 1e-9)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
@@ -165,10 +169,12 @@ def _sentencepiece(texts: list[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        match = re.search(r"value <= (\d+)", str(error))
-        if match is None:
-            raise
-        raise _TooManyPieces(int(match[1])) from error
+        # SentencePiece tells these two apart in its message only.
+        if match := re.search(r"value <= (\d+)", str(error)):
+            raise _TooManyPieces(int(match[1])) from error
+        if match := re.search(r"required_chars. \d+ vs (\d+)", str(error)):
+            raise _TooManyLetters(int(match[1])) from error
+        raise
     return model.getvalue()
 
 
