@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "ochatctl chat",
             'ochatctl chat --model DIR -m "Write a haiku about rain."',
-            "ochatctl chat --base-url http://localhost:18888/v1 --api-key sk-1 < question.txt",
+            'ochatctl chat --base-url http://localhost:18888/v1 --api-key sk-1 --system "Be brief."',
         ),
     )(chat)
 
