@@ -6,11 +6,11 @@ clipping, the schedule and the saved folder.
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ STRATEGIES = [
     pytest.param(("fsdp",), id="fsdp"),
     *(
         pytest.param(("deepspeed", "--zero", str(stage)), id=f"zero{stage}", marks=pytest.mark.slow)
-        for stage in (0, 1, 2, 3)
+        for stage in (0, 2, 3)
     ),
 ]
 
@@ -83,6 +83,7 @@ def plain_training(run: Run) -> tuple[list[float], list[float], dict[str, torch.
     """The same run on one process, each conversation by itself; give losses, gradient norms and weights."""
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(1)  # more only get in each other's way in a model of this size
     dataset = open_dataset(split_path(run.prefix, "train"))
     model = AutoModelForCausalLM.from_pretrained(run.base, dtype=torch.float32, attn_implementation="eager").train()
     vectors = [p for p in model.parameters() if p.ndim == 1]
@@ -172,6 +173,27 @@ def test_the_saved_folder_is_a_model_of_its_family(run: Run) -> None:
     assert model.config.use_cache is True
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_rows(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    prefix = write_data(tmp_path / "chats", base)
+    done = subprocess.run(
+        command(base, prefix, tmp_path / "out", "--strategy", "fsdp", "--lr", "1e30"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **QUIET},
+    )
+    assert done.returncode == 7, done.stderr
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error.startswith("error: step ")
+    assert "; rows " in error
+    assert hint.startswith("hint: lower `--lr`")
+    steps = (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    assert steps, "the first steps were fine"
+    assert all("NaN" not in step and "Infinity" not in step for step in steps)
+    assert not list((tmp_path / "out").glob("ep_*"))
+
+
 def wait_for(condition: Any, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -204,25 +226,22 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def long_run(tmp_path: Path) -> Any:
+def long_run(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
     """Start a run that would take minutes; wait until both ranks have taken steps."""
     base = write_base(tmp_path / "base")
     prefix = write_data(tmp_path / "chats", base)
-    flags = ("--gpus", "2", "--strategy", "fsdp", "--epochs", "100000", "--save-every", "100000")
-    parent = subprocess.Popen(
-        command(base, prefix, tmp_path / "out", *flags),
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **QUIET},
-    )
+    flags = ("--gpus", "2", "--strategy", "fsdp", "--epochs", "3000", "--save-every", "3000", "--quiet")
     metrics = tmp_path / "out" / "metrics.jsonl"
-    wait_for(lambda: metrics.is_file() and metrics.read_text(encoding="utf-8").count("\n") > 3)
-    ranks = ranks_of(parent.pid)
-    assert len(ranks) == 2
-    yield parent, ranks
-    parent.kill()
-    parent.communicate()
-    shutil.rmtree(tmp_path, ignore_errors=True)
+    with subprocess.Popen(
+        command(base, prefix, tmp_path / "out", *flags), stderr=subprocess.PIPE, text=True, env={**os.environ, **QUIET}
+    ) as parent:
+        try:
+            wait_for(lambda: metrics.is_file() and metrics.read_text(encoding="utf-8").count("\n") > 3)
+            ranks = ranks_of(parent.pid)
+            assert len(ranks) == 2
+            yield parent, ranks
+        finally:
+            parent.kill()
 
 
 @pytest.mark.slow

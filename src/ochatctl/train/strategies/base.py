@@ -26,7 +26,7 @@ class Strategy(Protocol):
     def step(self, lr: float) -> float:
         """Clip, take the optimizer step and forget the gradients; give the gradient's norm before clipping.
 
-        A norm that is not finite takes no step.
+        Where the norm is not finite, the weights may be spoilt: the run must end.
         """
         ...
 

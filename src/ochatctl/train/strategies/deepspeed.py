@@ -17,6 +17,7 @@ class DeepSpeedStrategy:
     def __init__(self, model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> None:
         self.name = f"deepspeed ZeRO-{config.zero_stage}"
         self._zero_stage = config.zero_stage
+        self._is_plain = config.zero_stage == 0 and config.dtype == "float32"
         self._is_first = ranks.is_first
         self._optimizer = make_optimizer(model, config.optim)
         self.model, *_ = deepspeed.initialize(
@@ -31,9 +32,14 @@ class DeepSpeedStrategy:
 
     def step(self, lr: float) -> float:
         set_lr(self._engine.optimizer, lr)
+        # Stage 0 in float32 clips as well, and keeps no norm; its gradients are whole on every rank.
+        before = self._plain_norm() if self._is_plain else 0.0
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return math.nan if norm is None else float(norm)
+        return before if self._is_plain else float(self._engine.get_global_grad_norm())
+
+    def _plain_norm(self) -> float:
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
 
     def full_state(self) -> dict[str, torch.Tensor]:
         if self._zero_stage == 3:
