@@ -173,6 +173,7 @@ def test_the_command_imports_nothing_heavy_and_ends_in_0() -> None:
 def test_a_model_folder_is_told_what_it_needs_and_what_it_lacks(tmp_path: Path) -> None:
     config = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 1, "vocab_size": 300}
     (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1000}))
+    (tmp_path / "openchat.json").write_text('{"model_type": "unheard-of"}')
     header = json.dumps({"w": {"dtype": "BF16", "shape": [300, 64], "data_offsets": [0, 38400]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     diagnosis = examine(str(tmp_path))
@@ -180,6 +181,7 @@ def test_a_model_folder_is_told_what_it_needs_and_what_it_lacks(tmp_path: Path) 
     assert diagnosis.model.weights.num_params == 19_200
     assert diagnosis.model.family is None
     assert diagnosis.model.problem is not None
+    assert "unheard-of" in diagnosis.model.problem.message
     needs = {need.what: need.num_bytes for need in diagnosis.model.needs}
     # 2 (K and V) x 2 layers x 1 head x 64 x 2 bytes x 1000 tokens, and the weights.
     assert needs["serve"] == 38_400 + 512_000

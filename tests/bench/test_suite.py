@@ -79,7 +79,7 @@ def test_a_misbehaving_endpoint_ends_in_the_same_scores(tasks: Path, tmp_path: P
     assert scores(second) == scores(clean)
 
 
-@pytest.mark.parametrize("num_lines", [1, 9])
+@pytest.mark.parametrize("num_lines", [9, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_run_resumed_equals_an_uninterrupted_one(tasks: Path, tmp_path: Path, num_lines: int) -> None:
     out, concurrency = tmp_path / "out", 3
     with chat_stub() as stub:
