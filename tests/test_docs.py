@@ -33,14 +33,15 @@ def examples(command: Any) -> list[str]:
 
 
 def documented_lines(path: Path) -> list[str]:
-    """Give the `ochatctl` lines of a document's shell blocks, continued lines joined."""
-    out = []
-    for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+    """Give the `ochatctl` lines of a document's shell blocks, continued lines joined, and its whole lines in text."""
+    text = path.read_text(encoding="utf-8")
+    out = re.findall(r"`(ochatctl [^`]* --[^`]*)`", text)
+    for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            command = line.strip().removeprefix("$ ").split(" && ")[-1].split(" # ")[0].split("  #")[0].split(" | ")[0]
+            command = line.strip().removeprefix("$ ").split(" && ")[-1].split(" # ")[0].split("  #")[0]
             if command.startswith("ochatctl "):
                 out.append(command.removesuffix(" &").strip())
-    return out
+    return [re.split(r" [|>] ", line)[0] for line in out]
 
 
 def parse(line: str) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PLAIN_LINES = 10
 _OPENCHAT_FLAGS = {
+    "--model_type": "--family",
     "--model_path": "--model",
     "--data_path": "--data",
     "--save_path": "--out",

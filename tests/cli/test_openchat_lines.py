@@ -1,0 +1,32 @@
+"""The lines of the design and of OpenChat's training page parse, and end with the full command to type."""
+
+import pytest
+from typer.testing import CliRunner
+
+from ochatctl.cli.app import app
+from ochatctl.cli.commands import register
+
+register(app)
+
+LINES = {
+    "add-eot": "ochatctl add-eot ",
+    "train --gpus 8": "ochatctl train --model ",
+    "serve --tp 2 --api-keys sk-1": "ochatctl serve --model ",
+    "serve --api-keys sk-1 sk-2 --port 1": "ochatctl serve --model ",
+    "bench mtbench": "ochatctl bench mtbench --",
+    "bench suite": "ochatctl bench suite --",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_that_lacks_something_ends_in_exit_2_with_the_full_command(line: str) -> None:
+    done = CliRunner().invoke(app, line.split())
+    assert done.exit_code == 2
+    assert f"hint: {LINES[line]}" in done.stderr
+
+
+def test_openchats_training_flags_are_taken_in_its_own_spelling() -> None:
+    flags = "--model_type openchat_v3.2 --model_path ./absent --data_path p --save_path s --batch_size_per_gpu 8 --cpu"
+    done = CliRunner().invoke(app, ["train", "--num_gpus=8", *flags.split()])
+    assert done.exit_code == 3
+    assert "`./absent` is neither a folder nor a hub id" in done.stderr
