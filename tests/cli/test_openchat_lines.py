@@ -28,5 +28,5 @@ def test_a_line_that_lacks_something_ends_in_exit_2_with_the_full_command(line: 
 def test_openchats_training_flags_are_taken_in_its_own_spelling() -> None:
     flags = "--model_type openchat_v3.2 --model_path ./absent --data_path p --save_path s --batch_size_per_gpu 8 --cpu"
     done = CliRunner().invoke(app, ["train", "--num_gpus=8", *flags.split()])
-    assert done.exit_code == 3
-    assert "`./absent` is neither a folder nor a hub id" in done.stderr
+    assert done.exit_code == 4
+    assert "p.train.parquet: no such file" in done.stderr
