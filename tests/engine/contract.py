@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -225,12 +225,15 @@ async def closing_ends_what_is_under_way_and_leaves_nothing(case: Case, threads_
     await case.engine.close()
     await case.engine.close()
     with pytest.raises(RunError):
-        async with asyncio.timeout(20):
-            async for _ in stream:
-                pass
+        await asyncio.wait_for(_drain(stream), 20)
     with pytest.raises(RunError):
         case.engine.check_alive()
     with pytest.raises(RunError):
         await ask(case, case.prompts[0])
     assert not multiprocessing.active_children()
     assert threading.active_count() <= threads_before
+
+
+async def _drain(stream: AsyncIterator[Delta]) -> None:
+    async for _ in stream:
+        pass

@@ -1,5 +1,7 @@
 """Laws of turning tokens into deltas, over every split."""
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +37,7 @@ def test_a_stop_string_cuts_alike_at_every_split(text: str, stop: tuple[str, ...
     strings = StopStrings(stop)
     edges = sorted({0, len(text), *(min(split, len(text)) for split in splits)})
     out = ""
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         out += strings.push(text[start:end])
         if strings.hit:
             break

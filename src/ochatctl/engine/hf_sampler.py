@@ -54,7 +54,7 @@ class Sampler:
             logits_V.copy_(torch.where(self._seen, punished, logits_V))
         if self._counts is not None:
             logits_V.sub_(self._counts, alpha=self.spec.frequency_penalty)
-            logits_V.sub_(self._counts > 0, alpha=self.spec.presence_penalty)
+            logits_V.sub_(self._counts.clamp(max=1), alpha=self.spec.presence_penalty)
 
     def remember(self, token_id: int) -> None:
         """Take note of a token that was drawn."""

@@ -6,7 +6,9 @@ space, and a folder that holds only a SentencePiece model works too.
 
 import asyncio
 import contextlib
+import gc
 import itertools
+import multiprocessing
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
@@ -125,6 +127,10 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_SECONDS)
+            # Its processes are told to go, and waited for here; its `__del__` must not run at the interpreter's end.
+            await asyncio.to_thread(_reap)
+            del llm
+            gc.collect()
 
     def _load(self) -> Any:
         require("vllm", extra="vllm")
@@ -163,6 +169,12 @@ class VllmEngine:
 
     def _llm_is_dead(self) -> bool:
         return self._llm is None or bool(self._llm.errored)
+
+
+def _reap() -> None:
+    for child in multiprocessing.active_children():
+        if child.name.startswith(("EngineCore", "VLLM")):
+            child.join(_SHUTDOWN_SECONDS)
 
 
 def _sampling_params(spec: SamplingSpec) -> Any:
