@@ -147,6 +147,8 @@ def _finished(result: "TrainResult") -> str:
 @contextlib.contextmanager
 def _progress(output: Output, num_steps: int) -> "Iterator[Callable[[Record], None]]":
     """Show the ranks' records: a bar on a terminal, about ten lines off one."""
+    from ochatctl.train.records import Started
+
     if output.quiet:
         yield lambda record: None
     elif sys.stderr.isatty():
@@ -156,6 +158,8 @@ def _progress(output: Output, num_steps: int) -> "Iterator[Callable[[Record], No
         every = -(-num_steps // _PLAIN_LINES)
 
         def show_line(record: "Record") -> None:
+            if isinstance(record, Started):
+                output.note(f"{record.strategy}, {record.num_parameters:,} parameters: the ranks are ready")
             text = _step_text(record)
             step = getattr(record, "step", 0)
             if text and (step == 1 or step % every == 0 or step == num_steps):

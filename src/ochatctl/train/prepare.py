@@ -26,6 +26,7 @@ from ochatctl.train.schedule import auto_lr
 _DEFAULT_ROWS_PER_BIN = 8
 _CPU_BATCH_TOKENS = 2048
 _MIN_STEPS_PER_EPOCH = 8
+_DEEPSPEED_CPU_NOTES = ("DeepSpeed compiles its collectives at the first run on CPU, which takes about a minute",)
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
@@ -175,6 +176,7 @@ def _strategy(request: TrainRequest, notes: list[str]) -> StrategyName:
             raise MissingExtra("`deepspeed` is not installed", hint="pip install 'ochatctl[train]'")
         if lack:
             raise EnvironmentProblem(f"DeepSpeed cannot run: {lack}", hint=request.command(strategy="fsdp", zero=None))
+        notes += _DEEPSPEED_CPU_NOTES if request.cpu else ()
         return "deepspeed"
     notes.append(
         f"strategy FSDP2: {lack}" if lack else "strategy DeepSpeed: it is installed; `--strategy fsdp` is torch's"
