@@ -83,6 +83,11 @@ class Engine(Protocol):
     # Fields of SamplingSpec that this engine cannot honour; a request that sets one is refused.
     unsupported: frozenset[str]
 
+    @property
+    def num_running(self) -> int:
+        """Answers that hold a slot; 0 soon after the last consumer is done or gone."""
+        ...
+
     async def start(self) -> None:
         """Load; returns once answers can be drawn. The event loop stays free meanwhile.
 

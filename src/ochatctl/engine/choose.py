@@ -52,9 +52,7 @@ def choose_engine(kind: str = "auto", *, tensor_parallel: int = 1) -> Choice:
     if kind == "vllm":
         raise problem
     if tensor_parallel > 1:
-        problem.message = f"`--tp {tensor_parallel}` needs vLLM: {problem.message}"
-        problem.args = (problem.message,)
-        raise problem
+        raise type(problem)(f"`--tp {tensor_parallel}` needs vLLM: {problem.message}", hint=problem.hint)
     return Choice(kind="hf", reason=problem.message)
 
 

@@ -45,8 +45,11 @@ class EchoEngine:
         self._die_after_tokens = die_after_tokens
         self._num_tokens = 0
         self._dead = "it is not started"
-        # Answers under way: 0 whenever every consumer is done or gone.
-        self.num_running = 0
+        self._num_running = 0
+
+    @property
+    def num_running(self) -> int:
+        return self._num_running
 
     async def start(self) -> None:
         self._dead = ""
@@ -57,7 +60,7 @@ class EchoEngine:
         answer = Answer(self._tokenizer, spec, room_tokens=self.context_tokens - len(prompt_ids))
         reply = self._reply(prompt_ids) if self._reply else self._last_message(prompt_ids, spec.stop_token_ids)
         token_ids = [*reply, *spec.stop_token_ids[:1]]
-        self.num_running += 1
+        self._num_running += 1
         try:
             for token_id in token_ids:
                 # Without a delay, still a turn for everybody else.
@@ -70,7 +73,7 @@ class EchoEngine:
                     return
             yield answer.finish("stop")
         finally:
-            self.num_running -= 1
+            self._num_running -= 1
 
     def check_alive(self) -> None:
         if self._dead:
