@@ -165,6 +165,7 @@ def test_the_saved_folder_is_a_model_of_its_family(run: Run) -> None:
         assert tokenizer.encode_text(text) == before.encode_text(text)
         ours, theirs = (AutoTokenizer.from_pretrained(folder)(text).input_ids for folder in (saved, run.base))
         assert ours == theirs
+    assert (saved / "model.safetensors").stat().st_mode == (saved / "config.json").stat().st_mode
     model = AutoModelForCausalLM.from_pretrained(saved)
     eot = family.template.eot_id(tokenizer)
     ends = model.generation_config.eos_token_id

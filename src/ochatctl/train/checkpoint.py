@@ -27,13 +27,20 @@ def save_checkpoint(
     Guarantees: the tokenizer's files are the base's, byte for byte.
     """
     dtype = saved_dtype(base_dir)
+    from transformers import GenerationConfig
+
     state = {name: _cast(value, dtype) for name, value in _without_ties(model, state).items()}
-    model.config.dtype = dtype
+    # transformers refuses to write some published ones, such as Llama 2's own; the base's file is copied instead.
+    model.generation_config = GenerationConfig.from_model_config(model.config)
     with atomic_dir(path) as part:
         model.save_pretrained(part, state_dict=state, is_main_process=True)
+        _write_dtype(part, dtype)
         copy_tokenizer(base_dir, part)
         write_chat_files(part, family, tokenizer, conditions=conditions)
         _write_generation_config(base_dir, part, family.template.eot_id(tokenizer))
+        # safetensors writes files that only their owner can read.
+        for file in part.iterdir():
+            file.chmod(part.stat().st_mode & 0o666)
 
 
 def saved_dtype(base_dir: Path) -> torch.dtype:
@@ -55,11 +62,14 @@ def _without_ties(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch
     return {name: value for name, value in state.items() if name not in second_names}
 
 
-def _write_generation_config(base_dir: Path, target_dir: Path, eot_id: int) -> None:
-    """Copy the base's, with the end-of-turn token among those that end an answer.
+def _write_dtype(target_dir: Path, dtype: torch.dtype) -> None:
+    """Name the dtype that was written: `save_pretrained` names the one that was trained in."""
+    path = target_dir / "config.json"
+    write_json(path, {**read_json(path), "dtype": str(dtype).removeprefix("torch.")})
 
-    As JSON: transformers refuses to write some published ones again, such as Llama 2's own.
-    """
+
+def _write_generation_config(base_dir: Path, target_dir: Path, eot_id: int) -> None:
+    """Copy the base's, if it has one, with the end-of-turn token among those that end an answer."""
     source = base_dir / _GENERATION_CONFIG
     table = read_json(source) if source.is_file() else read_json(target_dir / _GENERATION_CONFIG)
     eos = table.get("eos_token_id")
