@@ -84,7 +84,7 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         # Started in a thread, for loading and compiling take a minute, and signals must be heard meanwhile.
         try:
-            self._llm = await asyncio.to_thread(self._load)
+            await asyncio.to_thread(self._load)
         except OchatError:
             raise
         except Exception as error:  # vLLM names no exceptions for a failed start
@@ -132,7 +132,7 @@ class VllmEngine:
             del llm
             gc.collect()
 
-    def _load(self) -> Any:
+    def _load(self) -> None:
         require("vllm", extra="vllm")
         from vllm.platforms import current_platform
 
@@ -156,7 +156,8 @@ class VllmEngine:
         config = AsyncEngineArgs(**{name: value for name, value in args.items() if name in known}).create_engine_config(
             UsageContext.OPENAI_API_SERVER
         )
-        return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        # Not returned: the thread's future would keep it alive until the interpreter's end.
+        self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
     def _error(self, error: Exception) -> OchatError:
         names = {cls.__name__ for cls in type(error).__mro__}
