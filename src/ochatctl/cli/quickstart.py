@@ -112,7 +112,7 @@ def _making_steps(out: Path, model: str | None) -> list[Step]:
 
 
 # Measured on 2 cores: enough epochs for the small model to recite its chats, in about a minute.
-_FROM_SCRATCH = ("--strategy", "fsdp", "--epochs", "30", "--lr", "3e-3", "--batch-tokens", "1024", "--save-every", "30")
+_FROM_SCRATCH = ("--strategy", "fsdp", "--epochs", "30", "--lr", "4e-3", "--batch-tokens", "1024", "--save-every", "30")
 # At most 6,000 training tokens: two cores train a model of 135 M at about 77 tokens/s.
 _FINE_TUNE = ("--strategy", "fsdp", "--epochs", "3", "--lr", "1e-4", "--batch-tokens", "512", "--save-every", "3")
 
