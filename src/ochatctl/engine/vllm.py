@@ -127,8 +127,13 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_SECONDS)
-            # Its processes are told to go, and waited for here; its `__del__` must not run at the interpreter's end.
+            # Its processes are told to go, and waited for here.
             await asyncio.to_thread(_reap)
+            # By now the loop has closed vLLM's sockets; their context would be left to the garbage collector.
+            context = getattr(getattr(llm.engine_core, "resources", None), "ctx", None)
+            if context is not None:
+                await asyncio.to_thread(context.destroy, linger=0)
+            # Its `__del__` must not run at the interpreter's end.
             del llm
             gc.collect()
 
