@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -71,6 +72,8 @@ def quickstart(
     yes: Yes = False,
 ) -> None:
     """Run the whole chain here: clean and pack sample chats, train, serve, chat, benchmark."""
+    # A stopped chain must stop its server too: the usual end at SIGTERM would skip every `finally`.
+    signal.signal(signal.SIGTERM, _terminated)
     output = Output()
     chain = Chain(output, _open(out, model=model, fresh=fresh, yes=yes), out, _samples())
     for step in _making_steps(out, model):
@@ -158,7 +161,7 @@ class Chain:
             self._output.note("  done before; kept")
             return
         start = time.monotonic()
-        code = subprocess.call(_command(step.arguments))
+        code = _call(_command(step.arguments))
         self._finish(step.name, code, time.monotonic() - start, keep=step.out is not None)
 
     @contextlib.contextmanager
@@ -184,7 +187,7 @@ class Chain:
 
     def ask(self, port: int) -> None:
         """Ask one question over HTTP, show the streamed reply, and say whether it is what was trained on."""
-        arguments = ("chat", "--base-url", _url(port), "--temperature", "0", "-m", QUESTION)
+        arguments = ("chat", "--base-url", _url(port), "--temperature", "0", "--max-tokens", "64", "-m", QUESTION)
         self._announce("Ask it something that it was trained on", arguments)
         start = time.monotonic()
         process = subprocess.Popen(_command(arguments), stdout=subprocess.PIPE)
@@ -239,6 +242,10 @@ class Chain:
         raise RunError(f"the server did not answer within {_SERVER_START_SECONDS} s", hint=f"read `{log}`")
 
 
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def _open(out: Path, *, model: str | None, fresh: bool, yes: bool) -> State:
     """Give the state of `--out`, new or resumed."""
     path = out / STATE_NAME
@@ -276,6 +283,16 @@ def _trained_answer(samples: Path) -> str:
         if len(turns) == 2 and turns[0].get("value") == QUESTION:
             return str(turns[1]["value"])
     raise AssertionError("the samples hold the question")
+
+
+def _call(command: Sequence[str]) -> int:
+    """Run a command to its end; where we are stopped, stop it and wait until it has gone."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
