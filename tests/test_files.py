@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from ochatctl.errors import DataError, EnvironmentProblem, UsageProblem
-from ochatctl.files import atomic_dir, atomic_file, digest, read_json, read_jsonl, refuse_existing, require_disk
+from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, UsageProblem
+from ochatctl.files import (
+    atomic_dir,
+    atomic_file,
+    digest,
+    read_json,
+    read_jsonl,
+    read_optional_table,
+    refuse_existing,
+    require_disk,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -100,3 +109,16 @@ def test_json_lines_come_with_their_place(tmp_path: Path) -> None:
 def test_the_digest_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_an_optional_table_is_empty_where_there_is_none_and_a_malformed_one_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    assert read_optional_table(path) == {}
+    path.write_text('{"a": "é"}', encoding="utf-8")
+    assert read_optional_table(path) == {"a": "é"}
+    path.write_text("[1]")
+    assert read_optional_table(path) == {}
+    for content in (b"", b"{", b'{"a": "\xff"}'):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"config\.json: not valid JSON"):
+            read_optional_table(path)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ochatctl.errors import DataError, EnvironmentProblem, UsageProblem
+from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, UsageProblem
 
 _DIGEST_CHUNK_BYTES = 1 << 20
 
@@ -27,6 +27,21 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: no such file") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
+
+
+def read_optional_table(path: Path) -> dict[str, Any]:
+    """Give the JSON object that a file of a model folder holds: empty where there is no such file, or no object in it.
+
+    Raises:
+        ConfigError: not UTF-8 or not JSON.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ochatctl.chat.conversation import check_text
 from ochatctl.errors import ConfigError, DataError
+from ochatctl.files import read_optional_table
 
 # Files that hold a tokenizer; every model folder that we write copies those that exist, byte for byte.
 TOKENIZER_FILES = (
@@ -69,7 +70,7 @@ class SentencePieceTokenizer:
         import sentencepiece
         from sentencepiece import sentencepiece_model_pb2
 
-        settings = _read_optional(model_dir / "tokenizer_config.json")
+        settings = read_optional_table(model_dir / "tokenizer_config.json")
         proto = sentencepiece_model_pb2.ModelProto.FromString((model_dir / "tokenizer.model").read_bytes())
         self._pieces = [piece.piece for piece in proto.pieces]
         self._added = _added_tokens(model_dir)
@@ -220,7 +221,7 @@ def load_tokenizer(model_dir: Path, *, control_strings: Collection[str], trust_r
     """
     if (model_dir / "tokenizer.model").is_file() and _is_llama_class(model_dir):
         return SentencePieceTokenizer(model_dir, control_strings=control_strings)
-    settings = _read_optional(model_dir / "tokenizer_config.json")
+    settings = read_optional_table(model_dir / "tokenizer_config.json")
     file = model_dir / "tokenizer.json"
     if file.is_file():
         return FastTokenizer(file.read_text(encoding="utf-8"), settings, control_strings=control_strings)
@@ -274,10 +275,12 @@ def _is_llama_class(model_dir: Path) -> bool:
         raise ConfigError(f"{model_dir / 'tokenizer.model'}: not a SentencePiece model: {error}") from error
     if proto.trainer_spec.model_type != _SPM_BPE or not proto.trainer_spec.byte_fallback:
         return False
-    name = str(_read_optional(model_dir / "tokenizer_config.json").get("tokenizer_class") or "").removesuffix("Fast")
+    name = str(read_optional_table(model_dir / "tokenizer_config.json").get("tokenizer_class") or "").removesuffix(
+        "Fast"
+    )
     if name in ("LlamaTokenizer", "CodeLlamaTokenizer"):
         return True
-    model_type = str(_read_optional(model_dir / "config.json").get("model_type") or "llama")
+    model_type = str(read_optional_table(model_dir / "config.json").get("model_type") or "llama")
     # Names that transformers writes for any backend; the model then says what kind it is.
     return name in ("", "PreTrainedTokenizer", "TokenizersBackend", "SentencePieceBackend") and model_type in (
         "llama",
@@ -289,24 +292,14 @@ def _is_llama_class(model_dir: Path) -> bool:
 def _added_tokens(model_dir: Path) -> dict[str, tuple[int, bool]]:
     """Give text -> (id, special) from every file in which Hugging Face records added tokens."""
     out: dict[str, tuple[int, bool]] = {}
-    for token in _read_optional(model_dir / "tokenizer.json").get("added_tokens") or []:
+    for token in read_optional_table(model_dir / "tokenizer.json").get("added_tokens") or []:
         out[token["content"]] = (token["id"], bool(token.get("special")))
-    settings = _read_optional(model_dir / "tokenizer_config.json")
+    settings = read_optional_table(model_dir / "tokenizer_config.json")
     for index, token in (settings.get("added_tokens_decoder") or {}).items():
         out[token["content"]] = (int(index), bool(token.get("special")))
-    for text, index in _read_optional(model_dir / "added_tokens.json").items():
+    for text, index in read_optional_table(model_dir / "added_tokens.json").items():
         out.setdefault(text, (index, True))
     return out
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
 
 
 def _token_string(value: Any) -> str:

@@ -19,7 +19,7 @@ from ochatctl.data.dataset import DatasetInfo, split_path, write_dataset
 from ochatctl.data.encode import IGNORED_LABEL, EncodeConfig, Outcome, Overlength, encode_all, tokenizer_digest
 from ochatctl.data.split import SHORTEST_CONTEXT_TOKENS
 from ochatctl.errors import ConfigError, DataError
-from ochatctl.files import read_json, read_jsonl, require_disk
+from ochatctl.files import read_jsonl, read_optional_table, require_disk
 
 # OpenChat's: answers of the weaker class count a tenth.
 CLASS_WEIGHTS = {"GPT3": 0.1}
@@ -175,9 +175,7 @@ def _check(config: PackConfig) -> None:
 
 def _context_tokens(model_dir: Path, family_tokens: int) -> int:
     """Give the context that rows must fit: the family's, or the model's own where that is shorter."""
-    path = model_dir / "config.json"
-    table = read_json(path) if path.is_file() else {}
-    table = table if isinstance(table, dict) else {}
+    table = read_optional_table(model_dir / "config.json")
     own = (table.get("text_config") or table).get("max_position_embeddings")
     context_tokens = min(family_tokens, own) if isinstance(own, int) else family_tokens
     if context_tokens < SHORTEST_CONTEXT_TOKENS:

@@ -3,15 +3,14 @@
 Server, `chat` and benchmarks all come through here, so that they cannot disagree about where an answer ends.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ochatctl.chat.conversation import Conversation
 from ochatctl.chat.families import Family
 from ochatctl.chat.tokenizer import Tokenizer
-from ochatctl.errors import ConfigError, DataError
+from ochatctl.errors import DataError
+from ochatctl.files import read_optional_table
 
 # How much of a continued message the detokenizer sees: enough for any leading space and any split character.
 _CONTEXT_TOKENS = 16
@@ -66,23 +65,13 @@ def stop_token_ids(family: Family, tokenizer: Tokenizer, model_dir: Path | None 
     out = {family.template.eot_id(tokenizer): None}
     if model_dir is not None:
         for name in ("generation_config.json", "config.json"):
-            value = _table(model_dir / name).get("eos_token_id")
+            value = read_optional_table(model_dir / name).get("eos_token_id")
             for token_id in value if isinstance(value, list) else [value]:
                 if isinstance(token_id, int) and 0 <= token_id < tokenizer.num_tokens:
                     out[token_id] = None
-        eos = _table(model_dir / "tokenizer_config.json").get("eos_token")
+        eos = read_optional_table(model_dir / "tokenizer_config.json").get("eos_token")
         text = eos.get("content") if isinstance(eos, dict) else eos
         token = tokenizer.token_id(text) if isinstance(text, str) else None
         if token is not None:
             out[token] = None
     return tuple(out)
-
-
-def _table(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
