@@ -11,15 +11,16 @@ from ochatctl.bench.journal import Journal
 from ochatctl.bench.runner import Dialogue, ask_all
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import get_family
-from ochatctl.engine.client import ChatClient, HttpClient, LocalClient
+from ochatctl.engine.client import Ask, ChatClient, HttpClient, LocalClient
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.errors import RemoteError, RunError
 
 SETTINGS = {"suite": "test"}
+GREEDY = Ask(temperature=0.0)
 
 
 def questions(count: int) -> list[Dialogue]:
-    return [Dialogue(id=f"q:{i}", turns=(f"question {i}",), temperature=0.0) for i in range(count)]
+    return [Dialogue(id=f"q:{i}", turns=(f"question {i}",), ask=GREEDY) for i in range(count)]
 
 
 def ask(
@@ -116,7 +117,7 @@ def test_an_engine_that_dies_ends_the_run_and_what_it_answered_is_kept(tmp_path:
 
 
 def test_a_question_that_does_not_fit_is_its_own_fault_alone(tmp_path: Path) -> None:
-    long = [Dialogue(id=f"long:{i}", turns=("x" * 500,), temperature=0.0) for i in range(20)]
+    long = [Dialogue(id=f"long:{i}", turns=("x" * 500,), ask=GREEDY) for i in range(20)]
     journal = ask(tmp_path / "j.jsonl", [*long, *questions(2)], local(context_tokens=200))
     assert sum((record.error or "").startswith("PromptTooLong") for record in journal.records) == 20
     assert journal.answer("q:1") is not None
@@ -130,7 +131,7 @@ def test_no_more_than_the_concurrency_are_asked_at_once(tmp_path: Path) -> None:
 
 def test_turns_are_asked_in_order_each_with_the_answers_before_it(tmp_path: Path) -> None:
     talk = Dialogue(
-        id="t", turns=("first", "second", "third"), temperature=0.7, seed=7, system="Be brief.", stop=("#",)
+        id="t", turns=("first", "second", "third"), ask=Ask(temperature=0.7, seed=7, stop=("#",)), system="Be brief."
     )
     with chat_stub() as stub:
         ask(tmp_path / "j.jsonl", [talk], http(stub))
@@ -144,7 +145,7 @@ def test_turns_are_asked_in_order_each_with_the_answers_before_it(tmp_path: Path
 
 
 def test_a_turn_after_one_that_failed_is_not_asked_until_that_one_is_answered(tmp_path: Path) -> None:
-    talk = Dialogue(id="t", turns=("first", "second", "third"), temperature=0.0)
+    talk = Dialogue(id="t", turns=("first", "second", "third"), ask=GREEDY)
     with chat_stub(faults={"second": [500]}) as stub:
         ask(tmp_path / "j.jsonl", [talk], http(stub))
         assert stub.num_asked == {"first": 1, "second": 1}

@@ -13,7 +13,7 @@ from serving_for_tests import byte_tokenizer, serving
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import get_family
-from ochatctl.engine.client import ChatClient, HttpClient, LocalClient, Reply
+from ochatctl.engine.client import Ask, ChatClient, HttpClient, LocalClient, Reply
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.engine.prompt import PromptTooLong, fit_prompt, stop_token_ids
 from ochatctl.errors import ConfigError, DataError, RemoteError, RunError
@@ -28,9 +28,11 @@ def chat(*contents: str, **fields: str) -> Conversation:
     return Conversation(messages=messages, **fields)
 
 
-async def streamed(client: ChatClient, conversation: Conversation, **options: Any) -> str:
-    settings: dict[str, Any] = {"max_tokens": None, "temperature": 0.0} | options
-    return "".join([piece async for piece in client.stream(conversation, **settings)])
+GREEDY = Ask(temperature=0.0)
+
+
+async def streamed(client: ChatClient, conversation: Conversation, ask: Ask = GREEDY) -> str:
+    return "".join([piece async for piece in client.stream(conversation, ask)])
 
 
 def run(client: ChatClient, work: Callable[[ChatClient], Coroutine[Any, Any, Any]]) -> Any:
@@ -52,8 +54,8 @@ def test_both_clients_give_the_same_answer_and_counts() -> None:
     conversation = chat("Hello", "Hi there", "wörld 🌍", system="Be brief.", condition="GPT3")
 
     async def ask(client: ChatClient) -> tuple[str, Reply]:
-        reply = await client.complete(conversation, max_tokens=None, temperature=0.0, stop=["!"])
-        return await streamed(client, conversation, stop=["!"]), reply
+        settings = Ask(temperature=0.0, stop=("!",))
+        return await streamed(client, conversation, settings), await client.complete(conversation, settings)
 
     async def here() -> Any:
         client = await started(EchoEngine(TOKENIZER))
@@ -73,8 +75,8 @@ def test_both_clients_give_the_same_answer_and_counts() -> None:
 def test_the_room_that_is_left_limits_an_answer_and_a_full_context_is_said() -> None:
     async def ask(client: ChatClient) -> Reply:
         with pytest.raises(PromptTooLong):
-            await client.complete(chat("x" * 5_000), max_tokens=None, temperature=0.0)
-        return await client.complete(chat("abcdef"), max_tokens=3, temperature=0.0)
+            await client.complete(chat("x" * 5_000), GREEDY)
+        return await client.complete(chat("abcdef"), Ask(max_tokens=3, temperature=0.0))
 
     async def here() -> Reply:
         return await ask(await started(EchoEngine(TOKENIZER)))
@@ -104,7 +106,7 @@ def test_leaving_a_stream_frees_the_slot() -> None:
 
     async def here() -> int:
         client = await started(engine)
-        async with aclosing(client.stream(chat("x" * 999), max_tokens=None, temperature=0.0)) as pieces:
+        async with aclosing(client.stream(chat("x" * 999), GREEDY)) as pieces:
             assert await anext(pieces) == "x"
             assert engine.num_running == 1
         return engine.num_running
@@ -208,7 +210,7 @@ GOOD = json.dumps({"choices": [{"message": {"content": "ok"}, "finish_reason": "
 
 def complete(url: str, **options: Any) -> Any:
     client = HttpClient(url, "m", **options)
-    return run(client, lambda c: c.complete(chat("Hi"), max_tokens=5, temperature=0.5, seed=3, stop=["x"]))
+    return run(client, lambda c: c.complete(chat("Hi"), Ask(max_tokens=5, temperature=0.5, seed=3, stop=("x",))))
 
 
 def test_what_is_sent_is_openais_and_only_what_was_asked_for() -> None:

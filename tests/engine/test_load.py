@@ -7,6 +7,7 @@ import pytest
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import get_family
+from ochatctl.engine.client import Ask
 from ochatctl.engine.load import LoadConfig, load_model, model_names, open_local_client
 from ochatctl.errors import ConfigError
 from ochatctl.hub import chat_model
@@ -53,7 +54,7 @@ def test_a_local_client_is_ready_to_be_asked_and_closes_its_engine() -> None:
         client = await open_local_client(LoadConfig(engine="echo", family="chatml"), lambda text: None)
         try:
             conversation = Conversation(messages=(Message(role="user", content="Hello"),))
-            return (await client.complete(conversation, max_tokens=None, temperature=0.0)).text
+            return (await client.complete(conversation, Ask(temperature=0.0))).text
         finally:
             await client.close()
 

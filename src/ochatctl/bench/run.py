@@ -57,8 +57,7 @@ async def run_dialogues(
     given = [
         dataclasses.replace(
             dialogue,
-            max_tokens=config.max_tokens,
-            seed=config.seed,
+            ask=dataclasses.replace(dialogue.ask, max_tokens=config.max_tokens, seed=config.seed),
             system=config.system,
             condition=config.condition,
         )

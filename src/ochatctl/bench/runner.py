@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ochatctl.bench.journal import Journal, Record
 from ochatctl.chat.conversation import Conversation, Message
-from ochatctl.engine.client import ChatClient
+from ochatctl.engine.client import Ask, ChatClient
 from ochatctl.errors import DataError, RemoteError, RunError
 
 # Longer than any retry of the client: what has not ended by then hangs.
@@ -25,10 +25,7 @@ class Dialogue:
 
     id: str
     turns: tuple[str, ...]
-    temperature: float
-    stop: tuple[str, ...] = ()
-    max_tokens: int = 1024
-    seed: int = 0
+    ask: Ask
     system: str = ""
     condition: str = ""
 
@@ -123,13 +120,7 @@ async def _one(
     failure: RemoteError | RunError | DataError
     try:
         async with asyncio.timeout(deadline_seconds):
-            reply = await client.complete(
-                conversation,
-                max_tokens=dialogue.max_tokens,
-                temperature=dialogue.temperature,
-                seed=dialogue.seed,
-                stop=dialogue.stop,
-            )
+            reply = await client.complete(conversation, dialogue.ask)
     except TimeoutError:
         failure = RemoteError(f"no answer within {deadline_seconds:g} seconds")
     except (RemoteError, RunError, DataError) as error:

@@ -13,6 +13,7 @@ from ochatctl.bench.run import RunConfig, run_dialogues
 from ochatctl.bench.runner import Dialogue, Watch
 from ochatctl.bench.task import Task, read_task
 from ochatctl.config import to_table
+from ochatctl.engine.client import Ask
 from ochatctl.errors import UsageProblem
 from ochatctl.files import write_json
 
@@ -32,7 +33,7 @@ def run_suite(task_paths: Sequence[Path], config: RunConfig, watch: Watch) -> Re
     asked = [replace(task, items=task.items[: config.limit]) for task in tasks]
     # Task by task, so that an engine's prefix cache serves the prompts of one.
     dialogues = [
-        Dialogue(id=item.id, turns=(item.prompt,), temperature=0.0, stop=task.stop)
+        Dialogue(id=item.id, turns=(item.prompt,), ask=Ask(temperature=0.0, stop=task.stop))
         for task in asked
         for item in task.items
     ]

@@ -26,7 +26,7 @@ from ochatctl.errors import DataError, OchatError, UsageProblem
 
 if TYPE_CHECKING:
     from ochatctl.chat.conversation import Conversation
-    from ochatctl.engine.client import ChatClient
+    from ochatctl.engine.client import Ask, ChatClient
 
 
 def register(app: typer.Typer) -> None:
@@ -62,9 +62,11 @@ def chat(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to a model folder, or to a server (default: the one on this machine)."""
+    from ochatctl.engine.client import Ask
+
     if model is not None and base_url is not None:
         raise UsageProblem("give either `--model` or `--base-url`", hint=f"ochatctl chat --model {model}")
-    talk = Talk(Output(), max_tokens=max_tokens, temperature=temperature, seed=seed)
+    talk = Talk(Output(), Ask(max_tokens=max_tokens, temperature=temperature, seed=seed))
     with asyncio.Runner() as runner:
         client = runner.run(_open(talk.output, model, base_url, model_name, api_key, engine, family, trust_remote_code))
         try:
@@ -76,11 +78,9 @@ def chat(
 class Talk:
     """One conversation on a terminal, through a pipe, or of a single message."""
 
-    def __init__(self, output: Output, *, max_tokens: int | None, temperature: float, seed: int | None) -> None:
+    def __init__(self, output: Output, ask: "Ask") -> None:
         self.output = output
-        self._max_tokens = max_tokens
-        self._temperature = temperature
-        self._seed = seed
+        self._ask = ask
 
     def run(
         self, runner: asyncio.Runner, client: "ChatClient", message: str | None, system: str, condition: str
@@ -97,7 +97,7 @@ class Talk:
             runner.run(self._answer(client, _with(conversation, "user", message), []))
             return
         self.output.note("Ctrl-C stops an answer, Ctrl-D ends.")
-        while (line := _ask()) is not None:
+        while (line := _typed()) is not None:
             if line.strip():
                 conversation = self._turn(runner, client, conversation, line)
 
@@ -118,10 +118,7 @@ class Talk:
         return _with(asked, "assistant", answer) if answer else conversation
 
     async def _answer(self, client: "ChatClient", conversation: "Conversation", pieces: list[str]) -> None:
-        stream = client.stream(
-            conversation, max_tokens=self._max_tokens, temperature=self._temperature, seed=self._seed
-        )
-        async with aclosing(stream):
+        async with aclosing(client.stream(conversation, self._ask)) as stream:
             async for piece in stream:
                 pieces.append(piece)
                 self.output.piece(_shown(piece) if sys.stdout.isatty() else piece)
@@ -155,7 +152,7 @@ def _piped() -> str:
         raise DataError(f"standard input is not UTF-8: {error}") from error
 
 
-def _ask() -> str | None:
+def _typed() -> str | None:
     """Give a typed line, or None at Ctrl-D; Ctrl-C at an empty prompt ends too."""
     try:
         return input("> ")

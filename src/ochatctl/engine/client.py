@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -27,6 +27,16 @@ _SHOWN_CHARS = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """How an answer is asked for. `max_tokens` None: all the room that is left; `seed` None: another draw each time."""
+
+    max_tokens: int | None = None
+    temperature: float = 0.7
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
     """A whole answer. Token counts are 0 where an endpoint does not tell them."""
 
@@ -46,27 +56,11 @@ class ChatClient(Protocol):
         RunError: the engine died.
     """
 
-    def stream(
-        self,
-        conversation: Conversation,
-        *,
-        max_tokens: int | None,
-        temperature: float,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> AsyncGenerator[str, None]:
+    def stream(self, conversation: Conversation, ask: Ask) -> AsyncGenerator[str, None]:
         """Give the pieces of an answer as they come; closing the generator stops the answer."""
         ...
 
-    async def complete(
-        self,
-        conversation: Conversation,
-        *,
-        max_tokens: int | None,
-        temperature: float,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> Reply:
+    async def complete(self, conversation: Conversation, ask: Ask) -> Reply:
         """Give an answer as a whole."""
         ...
 
@@ -86,31 +80,15 @@ class LocalClient:
         self._tokenizer = tokenizer
         self._stop_ids = stop_token_ids(family, tokenizer) if stop_ids is None else stop_ids
 
-    async def stream(
-        self,
-        conversation: Conversation,
-        *,
-        max_tokens: int | None,
-        temperature: float,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> AsyncGenerator[str, None]:
-        prompt_ids, spec = self._prepare(conversation, max_tokens, temperature, seed, stop)
+    async def stream(self, conversation: Conversation, ask: Ask) -> AsyncGenerator[str, None]:
+        prompt_ids, spec = self._prepare(conversation, ask)
         async with aclosing(self._engine.generate(prompt_ids, spec)) as deltas:
             async for delta in deltas:
                 if delta.text:
                     yield delta.text
 
-    async def complete(
-        self,
-        conversation: Conversation,
-        *,
-        max_tokens: int | None,
-        temperature: float,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> Reply:
-        prompt_ids, spec = self._prepare(conversation, max_tokens, temperature, seed, stop)
+    async def complete(self, conversation: Conversation, ask: Ask) -> Reply:
+        prompt_ids, spec = self._prepare(conversation, ask)
         text: list[str] = []
         num_tokens, finish_reason = 0, ""
         spec = replace(spec, stream_period=spec.max_tokens)
@@ -129,15 +107,8 @@ class LocalClient:
     async def close(self) -> None:
         await self._engine.close()
 
-    def _prepare(
-        self,
-        conversation: Conversation,
-        max_tokens: int | None,
-        temperature: float,
-        seed: int | None,
-        stop: Sequence[str],
-    ) -> tuple[list[int], SamplingSpec]:
-        for name, asked in (("seed", seed is not None), ("stop", bool(stop))):
+    def _prepare(self, conversation: Conversation, ask: Ask) -> tuple[list[int], SamplingSpec]:
+        for name, asked in (("seed", ask.seed is not None), ("stop", bool(ask.stop))):
             if asked and name in self._engine.unsupported:
                 raise ConfigError(f"the engine `{self._engine.name}` cannot honour `{name}`")
         prompt = fit_prompt(
@@ -145,13 +116,13 @@ class LocalClient:
             family=self._family,
             tokenizer=self._tokenizer,
             context_tokens=self._engine.context_tokens,
-            max_tokens=max_tokens,
+            max_tokens=ask.max_tokens,
         )
         return prompt.token_ids, SamplingSpec(
             max_tokens=prompt.max_tokens,
-            temperature=temperature,
-            seed=seed,
-            stop=tuple(stop),
+            temperature=ask.temperature,
+            seed=ask.seed,
+            stop=ask.stop,
             stop_token_ids=self._stop_ids,
             context_ids=prompt.context_ids,
         )
@@ -212,16 +183,8 @@ class HttpClient:
             self._model_name = next(iter(models.values()))
         return self._model_name
 
-    async def stream(
-        self,
-        conversation: Conversation,
-        *,
-        max_tokens: int | None,
-        temperature: float,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> AsyncGenerator[str, None]:
-        body = await self._body(conversation, max_tokens, temperature, seed, stop) | {"stream": True}
+    async def stream(self, conversation: Conversation, ask: Ask) -> AsyncGenerator[str, None]:
+        body = await self._body(conversation, ask) | {"stream": True}
         response = await self._send("POST", "/chat/completions", body)
         async with aclosing(response):
             finished = False
@@ -244,16 +207,8 @@ class HttpClient:
             if not finished:
                 raise RemoteError(f"`{self._base_url}` broke off in mid-answer")
 
-    async def complete(
-        self,
-        conversation: Conversation,
-        *,
-        max_tokens: int | None,
-        temperature: float,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> Reply:
-        body = await self._body(conversation, max_tokens, temperature, seed, stop)
+    async def complete(self, conversation: Conversation, ask: Ask) -> Reply:
+        body = await self._body(conversation, ask)
         response = await self._send("POST", "/chat/completions", body)
         async with aclosing(response):
             try:
@@ -274,14 +229,7 @@ class HttpClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _body(
-        self,
-        conversation: Conversation,
-        max_tokens: int | None,
-        temperature: float,
-        seed: int | None,
-        stop: Sequence[str],
-    ) -> dict[str, Any]:
+    async def _body(self, conversation: Conversation, ask: Ask) -> dict[str, Any]:
         for text in (conversation.system, conversation.condition, *(each.content for each in conversation.messages)):
             check_text(text, "the conversation")
         messages = [{"role": "system", "content": conversation.system}] if conversation.system else []
@@ -289,12 +237,12 @@ class HttpClient:
         body: dict[str, Any] = {
             "model": await self.model_name(),
             "messages": messages,
-            "temperature": temperature,
+            "temperature": ask.temperature,
         }
         optional = {
-            "max_tokens": max_tokens,
-            "seed": seed,
-            "stop": list(stop) or None,
+            "max_tokens": ask.max_tokens,
+            "seed": ask.seed,
+            "stop": ask.stop or None,
             "condition": conversation.condition or None,
         }
         return body | {key: value for key, value in optional.items() if value is not None} | self._extra

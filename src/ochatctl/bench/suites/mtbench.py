@@ -17,6 +17,7 @@ from ochatctl.bench.journal import Record
 from ochatctl.bench.run import RunConfig, run_dialogues
 from ochatctl.bench.runner import Dialogue, Watch
 from ochatctl.chat.conversation import check_text
+from ochatctl.engine.client import Ask
 from ochatctl.errors import DataError
 from ochatctl.files import atomic_file, read_jsonl
 
@@ -67,7 +68,7 @@ def run_mtbench(questions_path: Path, config: RunConfig, watch: Watch) -> MtBenc
     questions = read_questions(questions_path)
     asked = questions[: config.limit]
     dialogues = [
-        Dialogue(id=str(question.question_id), turns=question.turns, temperature=question.temperature)
+        Dialogue(id=str(question.question_id), turns=question.turns, ask=Ask(temperature=question.temperature))
         for question in asked
     ]
     run = asyncio.run(run_dialogues("mtbench", {"questions": _digest(questions)}, dialogues, config, watch))
