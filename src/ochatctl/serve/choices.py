@@ -22,27 +22,28 @@ async def draw(
             async for delta in deltas:
                 yield 0, delta
         return
-    queue: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue(_MAX_WAITING)
+    queue: asyncio.Queue[tuple[int, Delta] | asyncio.Task[None]] = asyncio.Queue()
+    # Bounds the deltas in the queue, and not the ends: a task that is done cannot wait for room.
+    room = asyncio.Semaphore(_MAX_WAITING)
 
     async def pump(index: int, spec: SamplingSpec) -> None:
-        try:
-            async with aclosing(engine.generate(prompt_ids, spec)) as deltas:
-                async for delta in deltas:
-                    await queue.put((index, delta))
-            await queue.put(None)
-        except Exception as error:  # noqa: BLE001 - it is raised again where the deltas are read
-            await queue.put(error)
+        async with aclosing(engine.generate(prompt_ids, spec)) as deltas:
+            async for delta in deltas:
+                await room.acquire()
+                queue.put_nowait((index, delta))
 
     tasks = [asyncio.create_task(pump(index, spec)) for index, spec in enumerate(specs)]
+    for task in tasks:
+        task.add_done_callback(queue.put_nowait)
     try:
         running = len(tasks)
         while running:
             item = await queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
+            if isinstance(item, asyncio.Task):
+                item.result()  # raises the fault that ended it
                 running -= 1
             else:
+                room.release()
                 yield item
     finally:
         for task in tasks:
