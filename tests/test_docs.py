@@ -1,7 +1,6 @@
 """Every example that a help or a document shows parses as the command it claims to be."""
 
 import contextlib
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +8,9 @@ from typing import Any
 
 import pytest
 import typer
-from typer.main import get_command
-
-from ochatctl.cli.app import app
-from ochatctl.cli.commands import register
+from command_lines_for_tests import COMMAND, documented_lines, parse
 
 ROOT = Path(__file__).parent.parent
-register(app)
-COMMAND = get_command(app)
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -30,31 +24,6 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 def examples(command: Any) -> list[str]:
     return [line.strip() for line in (command.epilog or "").splitlines() if line.strip().startswith("ochatctl")]
-
-
-def documented_lines(path: Path) -> list[str]:
-    """Give the `ochatctl` lines of a document's shell blocks, continued lines joined, and its whole lines in text."""
-    text = path.read_text(encoding="utf-8")
-    out = re.findall(r"`(ochatctl [^`]* --[^`]*)`", text)
-    for block in re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            command = line.strip().removeprefix("$ ").split(" && ")[-1].split(" # ")[0].split("  #")[0]
-            if command.startswith("ochatctl "):
-                out.append(command.removesuffix(" &").strip())
-    return [re.split(r" [|>] ", line)[0] for line in out]
-
-
-def parse(line: str) -> None:
-    """Parse a line to its end without running it."""
-    words = shlex.split(line)[1:]
-    command: Any = COMMAND
-    context = command.make_context("ochatctl", [], resilient_parsing=True)
-    while hasattr(command, "commands") and words and not words[0].startswith("-"):
-        name = words.pop(0)
-        assert name in command.commands, f"`{line}`: no command `{name}`"
-        command = command.commands[name]
-        if not hasattr(command, "commands"):
-            command.make_context(name, words, parent=context)
 
 
 PATHS = sorted(commands(COMMAND))
@@ -75,7 +44,7 @@ def test_every_command_of_the_house_is_there() -> None:
     assert trunk | {"data clean", "data pack", "bench suite", "bench mtbench"} <= names
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "examples/README.md"])
 def test_the_documents_lines_parse(name: str) -> None:
     lines = documented_lines(ROOT / name)
     if name == "README.md":
