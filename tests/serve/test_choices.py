@@ -48,14 +48,13 @@ def test_a_fault_of_one_choice_ends_all_and_is_raised() -> None:
 
     engine = EchoEngine(TOKENIZER, reply=reply, delay_seconds=0.01)
 
-    async def read() -> int:
+    async def read() -> None:
         await engine.start()
-        async with aclosing(draw(engine, [1], SPECS)) as deltas:
-            with pytest.raises(ZeroDivisionError):
-                async with asyncio.timeout(5):
-                    async for _ in deltas:
-                        pass
-        return engine.num_running
+        async with asyncio.timeout(5), aclosing(draw(engine, [1], SPECS)) as deltas:
+            async for _ in deltas:
+                pass
 
-    assert asyncio.run(read()) == 0
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(read())
+    assert engine.num_running == 0
     assert asked == len(SPECS)
