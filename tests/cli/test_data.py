@@ -87,6 +87,15 @@ def test_pack_counts_by_condition(tmp_path: Path, model: Path, cleaned: Path) ->
         assert "is not CONDITION=NUMBER" in result.stderr
 
 
+def test_pack_says_how_many_prompts_were_cut(tmp_path: Path, model: Path) -> None:
+    roles = ("user", "assistant")
+    turns = [{"role": role, "content": "word " * count} for role, count in zip(roles, (5_000, 9), strict=True)]
+    (tmp_path / "long.jsonl").write_text(json.dumps({"messages": turns}))
+    args = ("data", "pack", tmp_path / "long.jsonl", "--model", model, "--family", "openchat_v3.2")
+    assert "        1 prompts cut to fit" in run(*args, "--out", tmp_path / "a").stdout
+    assert json.loads(run(*args, "--out", tmp_path / "b", "--json").stdout)["num_cut_prompts"] == 1
+
+
 def test_pack_on_raw_chats_points_to_clean(tmp_path: Path, model: Path) -> None:
     raw = tmp_path / "raw.jsonl"
     raw.write_text('{"conversations": []}\n')

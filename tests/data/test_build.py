@@ -137,6 +137,19 @@ def test_every_conversation_is_accounted_for(
     assert counted + report.num_without_loss + report.num_dropped == report.num_conversations
 
 
+@pytest.mark.parametrize(("overlength", "cut"), [("split", 2), ("truncate", 0), ("drop", 0)])
+def test_prompts_that_are_in_no_row_whole_are_counted(tmp_path: Path, model: Path, overlength: str, cut: int) -> None:
+    def turns(*num_words: int) -> dict[str, Any]:
+        roles = ("user", "assistant") * (len(num_words) // 2)
+        pairs = zip(roles, num_words, strict=True)
+        return {"messages": [{"role": role, "content": "word " * count} for role, count in pairs]}
+
+    values = [chat(1), turns(5_000, 20), turns(9, 20, 5_000, 20), turns(9, 5_000)]
+    report = pack_files(config(tmp_path, model, values, overlength=overlength))
+    assert report.num_overlength == 3
+    assert report.num_cut_prompts == cut
+
+
 def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, model: Path) -> None:
     with pytest.raises(DataError, match=r"chats\.jsonl:2: unknown key `mesages`"):
         pack_files(config(tmp_path, model, [chat(1), {"mesages": []}]))

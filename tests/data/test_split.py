@@ -8,7 +8,7 @@ from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import FAMILIES
 from ochatctl.chat.template import Encoded
-from ochatctl.data.split import split, truncate
+from ochatctl.data.split import Pieces, split, truncate
 
 CONTROL_STRINGS = sorted({text for family in FAMILIES.values() for text in family.template.control_strings})
 TOKENIZER = ByteTokenizer(CONTROL_STRINGS)
@@ -46,7 +46,7 @@ def test_every_supervised_token_is_in_exactly_one_piece_that_fits(
     template = FAMILIES[family].template
     conversation = Conversation(messages=turns, system=system if template.system_prefix is not None else "")
     whole = template.encode(conversation, TOKENIZER)
-    pieces = split(conversation, template, TOKENIZER, context_tokens=context_tokens)
+    pieces = split(conversation, template, TOKENIZER, context_tokens=context_tokens).encoded
     assert pieces
     assert all(1 <= len(piece.token_ids) == len(piece.loss_weights) <= context_tokens for piece in pieces)
     assert supervised(pieces) == supervised([whole])
@@ -64,17 +64,19 @@ def test_it_is_split_between_exchanges_and_each_piece_begins_with_the_system_mes
     two = template.encode(chat(*turns[:4], system="Be brief."), TOKENIZER)
     pieces = split(conversation, template, TOKENIZER, context_tokens=len(two.token_ids))
     rest = template.encode(chat(*turns[4:], system="Be brief."), TOKENIZER)
-    assert pieces == [two, rest]
+    assert pieces == Pieces(encoded=[two, rest], num_cut_prompts=0)
 
 
 def test_a_long_answer_is_cut_after_a_sentence_and_each_part_repeats_the_prompt() -> None:
     template = FAMILIES["openchat_v3.2"].template
     sentence = "It rains in the hills. "
     conversation = chat("Tell me of rain.", sentence * 30)
-    pieces = split(conversation, template, TOKENIZER, context_tokens=200)
+    result = split(conversation, template, TOKENIZER, context_tokens=200)
+    pieces = result.encoded
     prompt = template.encode(chat("Tell me of rain."), TOKENIZER, inference=True).token_ids
     eot = template.eot_id(TOKENIZER)
     assert len(pieces) > 3
+    assert result.num_cut_prompts == 0
     for number, piece in enumerate(pieces):
         last = number == len(pieces) - 1
         assert piece.token_ids[: len(prompt)] == prompt
@@ -84,10 +86,12 @@ def test_a_long_answer_is_cut_after_a_sentence_and_each_part_repeats_the_prompt(
             assert piece.loss_weights[len(prompt) : len(prompt) + 25] == [0.0] * 25
 
 
-def test_a_prompt_longer_than_the_context_keeps_its_end_and_the_system_message() -> None:
+def test_a_prompt_longer_than_the_context_keeps_its_end_and_the_system_message_and_is_counted() -> None:
     template = FAMILIES["openchat_v3.2"].template
     conversation = chat("x" * 500 + " the question", "The answer.", system="Brief.")
-    (piece,) = split(conversation, template, TOKENIZER, context_tokens=100)
+    result = split(conversation, template, TOKENIZER, context_tokens=100)
+    assert result.num_cut_prompts == 1
+    (piece,) = result.encoded
     text = TOKENIZER.decode(piece.token_ids)
     assert text.startswith("Brief.")
     assert "the question" in text

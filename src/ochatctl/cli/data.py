@@ -153,6 +153,8 @@ def _pack_text(report: "PackReport") -> str:
         lines.append(f"{report.num_without_loss:>9,} left out, since nothing in them has a loss weight")
     if report.num_pieces_without_loss:
         lines.append(f"{report.num_pieces_without_loss:>9,} pieces left out, since nothing in them has a loss weight")
+    if report.num_cut_prompts:
+        lines.append(f"{report.num_cut_prompts:>9,} prompts cut to fit: their ends are kept")
     for tally in (report.train, report.eval):
         if tally is None:
             continue

@@ -78,7 +78,8 @@ class PackReport:
 
     `num_overlength` were longer than the context: `num_dropped` of them were left out, the others became `num_pieces`
     rows. `num_without_loss` gave no row, since nothing in them has a loss weight; `num_pieces_without_loss` counts such
-    pieces of conversations that gave other rows.
+    pieces of conversations that gave other rows. `num_cut_prompts` were longer than half the context, and their rows
+    keep only the header and the end of them.
     """
 
     family: str
@@ -91,6 +92,7 @@ class PackReport:
     num_dropped: int = 0
     num_without_loss: int = 0
     num_pieces_without_loss: int = 0
+    num_cut_prompts: int = 0
     train: SplitTally
     eval: SplitTally | None = None
 
@@ -228,6 +230,7 @@ def _count(outcome: Outcome, report: PackReport, tally: SplitTally) -> None:
         report.num_dropped += outcome.num_unsupervised == 0
         return
     report.num_pieces_without_loss += outcome.num_unsupervised
+    report.num_cut_prompts += outcome.num_cut_prompts
     condition = tally.conditions.setdefault(outcome.condition, ConditionTally())
     condition.num_conversations += 1
     for row in outcome.rows:

@@ -79,12 +79,16 @@ class EncodeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """The rows of one conversation; `num_unsupervised` more had no loss weight and are left out."""
+    """The rows of one conversation; `num_unsupervised` more had no loss weight and are left out.
+
+    `num_cut_prompts` of its prompts are in no row whole, since an answer was to fit beside them.
+    """
 
     condition: str
     num_tokens: int
     rows: list[Row]
     num_unsupervised: int
+    num_cut_prompts: int = 0
 
 
 def encode_conversation(conversation: Conversation, tokenizer: Tokenizer, config: EncodeConfig) -> Outcome:
@@ -96,14 +100,15 @@ def encode_conversation(conversation: Conversation, tokenizer: Tokenizer, config
     template = config.family.template
     encoded = template.encode(conversation, tokenizer)
     num_tokens = len(encoded.token_ids)
-    pieces = [encoded]
+    pieces, num_cut_prompts = [encoded], 0
     if num_tokens > config.context_tokens:
         if config.overlength == "drop":
             pieces = []
         elif config.overlength == "truncate":
             pieces = [truncate(encoded, context_tokens=config.context_tokens)]
         else:
-            pieces = split(conversation, template, tokenizer, context_tokens=config.context_tokens)
+            parts = split(conversation, template, tokenizer, context_tokens=config.context_tokens)
+            pieces, num_cut_prompts = parts.encoded, parts.num_cut_prompts
     factor = config.class_weights.get(conversation.condition, 1.0)
     rows = [to_row(_scaled(piece, factor)) for piece in pieces]
     supervised = [row for row in rows if row.loss_weights.any()]
@@ -112,6 +117,7 @@ def encode_conversation(conversation: Conversation, tokenizer: Tokenizer, config
         num_tokens=num_tokens,
         rows=supervised,
         num_unsupervised=len(rows) - len(supervised),
+        num_cut_prompts=num_cut_prompts,
     )
 
 

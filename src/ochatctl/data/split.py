@@ -1,14 +1,16 @@
 """A conversation longer than the context -> pieces that fit, with every supervised token in exactly one of them.
 
-in: Conversation, out: the Encoded of each piece.
+in: Conversation, out: the Encoded of each piece, and how many prompts were cut.
 
 It is split between exchanges (a user's turns and the answer to them); each piece begins with the system message. An
 exchange that is itself too long is cut in the ids of its one `encode()`: each part repeats the prompt, and some of what
-stands before the cut, at weight 0. A part that ends inside a turn has no end-of-turn token.
+stands before the cut, at weight 0; of a prompt longer than half the context, its header and its end, and that is
+counted. A part that ends inside a turn has no end-of-turn token.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.template import ChatTemplate, Encoded
@@ -20,9 +22,15 @@ _SENTENCE_ENDS = (".", "!", "?", "\n", "。", "！", "？", "…")
 _OVERLAP_RATIO = 1 / 8
 
 
-def split(
-    conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer, *, context_tokens: int
-) -> list[Encoded]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pieces:
+    """What a conversation was split into; of `num_cut_prompts` prompts no piece holds the whole."""
+
+    encoded: list[Encoded]
+    num_cut_prompts: int
+
+
+def split(conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer, *, context_tokens: int) -> Pieces:
     """Give the pieces of a conversation, at least one.
 
     Guarantees: no piece is longer than the context; the supervised ids of all pieces, joined, are those of the
@@ -30,7 +38,7 @@ def split(
     """
     whole = template.encode(conversation, tokenizer)
     if len(whole.token_ids) <= context_tokens:
-        return [whole]
+        return Pieces(encoded=[whole], num_cut_prompts=0)
 
     def encode(*messages: Message) -> Encoded:
         return template.encode(dataclasses.replace(conversation, messages=messages), tokenizer)
@@ -39,7 +47,7 @@ def split(
     num_header, num_blank = len(encode().token_ids), len(encode(blank).token_ids)
     pieces: list[Encoded] = []
     pending: list[Message] = []
-    num_pending = 0
+    num_pending = num_cut_prompts = 0
     for exchange in _exchanges(conversation.messages):
         # What comes after an end of turn may begin with the template's own text, so a later exchange differs from a
         # first one; apart from that, lengths add up, since every piece of text is encoded by itself.
@@ -53,11 +61,13 @@ def split(
         alone = encode(*exchange)
         pending, num_pending = list(exchange), len(alone.token_ids)
         if num_pending > context_tokens:
-            pieces += _cut(alone, tokenizer, num_header=num_header, context_tokens=context_tokens)
+            parts, is_prompt_cut = _cut(alone, tokenizer, num_header=num_header, context_tokens=context_tokens)
+            pieces += parts
+            num_cut_prompts += is_prompt_cut
             pending = []
     if pending:
         pieces.append(encode(*pending))
-    return pieces
+    return Pieces(encoded=pieces, num_cut_prompts=num_cut_prompts)
 
 
 def truncate(encoded: Encoded, *, context_tokens: int) -> Encoded:
@@ -75,11 +85,12 @@ def _exchanges(messages: Sequence[Message]) -> Iterator[list[Message]]:
     yield exchange
 
 
-def _cut(encoded: Encoded, tokenizer: Tokenizer, *, num_header: int, context_tokens: int) -> list[Encoded]:
+def _cut(encoded: Encoded, tokenizer: Tokenizer, *, num_header: int, context_tokens: int) -> tuple[list[Encoded], bool]:
+    """Give the parts of an exchange, and whether its prompt lost tokens."""
     ids, weights = encoded.token_ids, encoded.loss_weights
     supervised = [index for index, weight in enumerate(weights) if weight != 0]
     if not supervised:
-        return [truncate(encoded, context_tokens=context_tokens)]
+        return [truncate(encoded, context_tokens=context_tokens)], False
     first, end = supervised[0], supervised[-1] + 1
     head = _head(ids[:first], num_header, len(tokenizer.bos_ids), context_tokens // 2)
     parts: list[Encoded] = []
@@ -96,7 +107,7 @@ def _cut(encoded: Encoded, tokenizer: Tokenizer, *, num_header: int, context_tok
             )
         )
         start = stop
-    return parts
+    return parts, len(head) < first
 
 
 def _head(prompt: list[int], num_header: int, num_bos: int, most: int) -> list[int]:
