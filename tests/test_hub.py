@@ -23,16 +23,19 @@ def test_neither_a_folder_nor_a_hub_id_is_refused(name: str) -> None:
 
 OFFLINE = """
 from ochatctl.errors import RemoteError
-from ochatctl.hub import local_model
-try:
-    local_model("owner/not-in-the-cache@main")
-except RemoteError as error:
-    print(error.exit_code, error.message, error.hint)
+from ochatctl.hub import local_data, local_model
+for get, name in ((local_model, "owner/not-in-the-cache@main"), (local_data, "owner/not-in-the-cache:a.jsonl")):
+    try:
+        get(name)
+    except RemoteError as error:
+        print(error.exit_code, error.message, error.hint)
 """
 
 
 def test_offline_is_exit_6_with_the_command_that_helps(tmp_path: Path) -> None:
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", OFFLINE], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("6 `owner/not-in-the-cache` is no folder here")
-    assert "hf download owner/not-in-the-cache" in done.stdout
+    assert len(done.stdout.splitlines()) == 2
+    for line in done.stdout.splitlines():
+        assert line.startswith("6 `owner/not-in-the-cache` is no folder here")
+        assert "hf download owner/not-in-the-cache" in line

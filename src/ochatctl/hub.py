@@ -7,6 +7,7 @@ from ochatctl.errors import ConfigError, RemoteError
 
 _EPOCH = re.compile(r"ep_\d+")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_HUB_FILE = re.compile(_HUB_ID.pattern + r":(?P<file>.+)")
 
 
 def local_model(name: str) -> Path:
@@ -16,7 +17,13 @@ def local_model(name: str) -> Path:
         ConfigError: neither a folder nor a hub id.
         RemoteError: the hub cannot be reached, or refuses.
     """
-    return _local(name, repo_type="model")
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path
+    match = _HUB_ID.fullmatch(name)
+    if match is None or name.startswith((".", "/", "~")):
+        raise ConfigError(f"`{name}` is neither a folder nor a hub id", hint="a hub id is `owner/name[@revision]`")
+    return _snapshot(match["repo"], match["revision"], repo_type="model")
 
 
 def chat_model(name: str) -> Path:
@@ -29,27 +36,24 @@ def chat_model(name: str) -> Path:
     return max(epochs, key=lambda path: int(path.name.removeprefix("ep_")))
 
 
-def local_dataset(name: str) -> Path:
-    """Give the folder of a data set, as `local_model` does for a model."""
-    return _local(name, repo_type="dataset")
+def local_data(name: str) -> Path:
+    """Give the path of a data file, or a prefix: itself, or that of `owner/name[@revision]:FILE` in a hub data set.
+
+    Raises:
+        RemoteError: the hub cannot be reached, or refuses.
+    """
+    match = _HUB_FILE.fullmatch(name)
+    if match is None or Path(name).exists():
+        return Path(name).expanduser()
+    return _snapshot(match["repo"], match["revision"], repo_type="dataset", files=f"{match['file']}*") / match["file"]
 
 
-def _local(name: str, *, repo_type: str) -> Path:
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return path
-    match = _HUB_ID.fullmatch(name)
-    if match is None or name.startswith((".", "/", "~")):
-        raise ConfigError(f"`{name}` is neither a folder nor a hub id", hint="a hub id is `owner/name[@revision]`")
-    return _snapshot(match["repo"], match["revision"], repo_type=repo_type)
-
-
-def _snapshot(repo: str, revision: str | None, *, repo_type: str) -> Path:
+def _snapshot(repo: str, revision: str | None, *, repo_type: str, files: str | None = None) -> Path:
     import httpx
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(repo, revision=revision, repo_type=repo_type))
+        return Path(snapshot_download(repo, revision=revision, repo_type=repo_type, allow_patterns=files))
     except errors.GatedRepoError as error:
         raise RemoteError(
             f"`{repo}` is gated: its owner must let you in",

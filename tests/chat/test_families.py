@@ -124,6 +124,10 @@ def test_a_base_without_the_end_of_turn_token_gets_the_exact_line(tmp_path: Path
     with pytest.raises(ConfigError, match="has no `<\\|end_of_turn\\|>`") as caught:
         load_family(folder, "openchat_v3.2")
     assert caught.value.hint == f"ochatctl add-eot {folder} --out {folder}-eot --family openchat_v3.2"
+    cached = write_fast(tmp_path / "models--owner--base" / "snapshots" / "0a1b", table)
+    with pytest.raises(ConfigError) as caught:
+        load_family(cached, "openchat_v3.2")
+    assert caught.value.hint == "ochatctl add-eot owner/base --out base-eot --family openchat_v3.2"
     tokenizer = family_tokenizer(folder, FAMILIES["chatml"])
     assert missing_tokens(FAMILIES["chatml"], tokenizer) == ("<|im_end|>", "<|im_start|>")
     assert missing_tokens(FAMILIES["zephyr"], tokenizer) == ("</s>",)

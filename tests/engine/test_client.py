@@ -261,3 +261,23 @@ def test_an_endpoint_with_several_models_wants_a_name() -> None:
     with stub([(200, {}, GOOD)]) as (url, _), pytest.raises(ConfigError, match="`a`, `b`") as caught:
         run(HttpClient(url), lambda client: streamed(client, chat("Hi")))
     assert "--model-name" in caught.value.hint
+
+
+def test_an_untrained_condition_is_warned_of_once_by_both_clients() -> None:
+    async def ask(client: ChatClient) -> None:
+        for condition in ("GPT4", "Code", "Code"):
+            await client.complete(chat("Hello", condition=condition), GREEDY)
+
+    async def here(note: Callable[[str], None]) -> None:
+        engine = EchoEngine(TOKENIZER)
+        await engine.start()
+        client = LocalClient(engine, FAMILY, TOKENIZER, trained_conditions=("GPT4",), note=note)
+        await ask(client)
+        await client.close()
+
+    local: list[str] = []
+    asyncio.run(here(local.append))
+    remote: list[str] = []
+    with serving(trained_conditions=("GPT4",)) as served:
+        run(HttpClient(served.base_url + "/v1", note=remote.append), ask)
+    assert local == remote == ["warning: the condition asked for was not trained; trained: GPT4"]

@@ -60,15 +60,15 @@ async def identify(target: Target) -> Identity:
 @contextlib.asynccontextmanager
 async def open_client(target: Target, note: Callable[[str], None]) -> AsyncIterator[ChatClient]:
     """Give a client that answers for the target; the engine or the connections are closed at the end."""
-    client: ChatClient = _http(target) if isinstance(target, Endpoint) else await open_local_client(target, note)
+    client: ChatClient = _http(target, note) if isinstance(target, Endpoint) else await open_local_client(target, note)
     try:
         yield client
     finally:
         await client.close()
 
 
-def _http(target: Endpoint) -> HttpClient:
-    return HttpClient(target.base_url, target.model_name, target.api_key)
+def _http(target: Endpoint, note: Callable[[str], None] | None = None) -> HttpClient:
+    return HttpClient(target.base_url, target.model_name, target.api_key, note=note)
 
 
 def _local_identity(config: LoadConfig) -> Identity:

@@ -223,11 +223,21 @@ def load_family(
     family = get_family(name) if name else _family_of(model_dir)
     tokenizer = family_tokenizer(model_dir, family, trust_remote_code=trust_remote_code)
     if tokenizer.token_id(family.template.eot) is None:
+        base, out = _base_and_out(model_dir)
         raise ConfigError(
-            f"`{model_dir}` has no `{family.template.eot}`, the end-of-turn token of `{family.name}`",
-            hint=f"ochatctl add-eot {model_dir} --out {model_dir}-eot --family {family.name}",
+            f"`{base}` has no `{family.template.eot}`, the end-of-turn token of `{family.name}`",
+            hint=f"ochatctl add-eot {base} --out {out} --family {name or family.name}",
         )
     return family, tokenizer
+
+
+def _base_and_out(model_dir: Path) -> tuple[str, str]:
+    """Give what a user calls a base, and where one with an end-of-turn token may go: never into the hub's cache."""
+    repo = model_dir.parent.parent.name
+    if model_dir.parent.name == "snapshots" and repo.startswith("models--"):
+        hub_id = repo.removeprefix("models--").replace("--", "/", 1)
+        return hub_id, f"{hub_id.rpartition('/')[2]}-eot"
+    return str(model_dir), f"{model_dir}-eot"
 
 
 def missing_tokens(family: Family, tokenizer: Tokenizer) -> tuple[str, ...]:

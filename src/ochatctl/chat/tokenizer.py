@@ -265,11 +265,12 @@ def _plain_instance(fast: Any) -> Any:
 
 
 def _is_llama_class(model_dir: Path) -> bool:
+    from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
     try:
         proto = sentencepiece_model_pb2.ModelProto.FromString((model_dir / "tokenizer.model").read_bytes())
-    except Exception as error:
+    except DecodeError as error:
         if (model_dir / "tokenizer.json").is_file():
             return False  # such as a tiktoken file under the same name
         raise ConfigError(f"{model_dir / 'tokenizer.model'}: not a SentencePiece model: {error}") from error

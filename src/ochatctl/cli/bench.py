@@ -59,7 +59,13 @@ _Questions = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(name="bench", help="Benchmark a model folder or a server.", no_args_is_help=True)
+    group = typer.Typer(
+        name="bench",
+        help="Benchmark a model folder or a server.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        epilog=examples(*_SUITE_EXAMPLES[:2], *_MTBENCH_EXAMPLES[:1]),
+    )
     group.command("suite", cls=OchatCommand, epilog=examples(*_SUITE_EXAMPLES))(suite)
     group.command("mtbench", cls=OchatCommand, epilog=examples(*_MTBENCH_EXAMPLES))(mtbench)
     app.add_typer(group)

@@ -138,7 +138,7 @@ async def _open(
     if model is None:
         from ochatctl.engine.client import HttpClient
 
-        return HttpClient(base_url or DEFAULT_BASE_URL, model_name, api_key, max_retries=1)
+        return HttpClient(base_url or DEFAULT_BASE_URL, model_name, api_key, max_retries=1, note=output.note)
     from ochatctl.engine.load import LoadConfig, open_local_client
 
     config = LoadConfig(model=model, engine=engine, family=family, trust_remote_code=trust_remote_code)

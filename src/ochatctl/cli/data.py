@@ -68,13 +68,14 @@ def clean(
     reject a `duplicate`, set the condition by `class` (off by default; GPT4 or GPT3, from the field `model`).
     """
     from ochatctl.data.clean import choose_rules, clean_files, rejected_path_of
+    from ochatctl.hub import local_data
 
     chosen = choose_rules(rules, add=rule or (), leave_out=no_rule or ())
     refuse_existing(out, yes=yes)
     refuse_existing(rejected_path_of(out), yes=yes)
     output = Output(as_json=json, quiet=quiet)
     with output.progress("cleaning") as advance:
-        report = clean_files(files, out, rules=chosen, advance=advance)
+        report = clean_files([local_data(str(file)) for file in files], out, rules=chosen, advance=advance)
     output.result(report, lambda: _clean_text(report))
 
 
@@ -105,13 +106,14 @@ def pack(
     """Encode conversations with a model's chat template and write them as a packed dataset."""
     from ochatctl.data.build import CLASS_WEIGHTS, PackConfig, pack_files
     from ochatctl.data.dataset import split_path
-    from ochatctl.hub import local_model
+    from ochatctl.hub import local_data, local_model
 
     weights = CLASS_WEIGHTS | dict(_class_weight(text) for text in class_weight or ())
     for split in ("train", "eval"):
         refuse_existing(split_path(out, split), yes=yes)
     config = PackConfig(
-        data_path=file, model_dir=local_model(model), prefix=out, family=family, eval_ratio=eval_ratio, seed=seed,
+        data_path=local_data(str(file)), model_dir=local_model(model), prefix=out, family=family,
+        eval_ratio=eval_ratio, seed=seed,
         class_weights=weights, overlength=overlength, num_workers=workers, limit=limit,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip

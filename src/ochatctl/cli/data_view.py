@@ -50,8 +50,9 @@ def inspect(
     from ochatctl.config import to_table
     from ochatctl.data.dataset import open_dataset, split_path
     from ochatctl.data.encode import unshift
+    from ochatctl.hub import local_data
 
-    dataset = open_dataset(split_path(prefix, split))
+    dataset = open_dataset(split_path(local_data(str(prefix)), split))
     if row >= len(dataset):
         raise UsageProblem(f"no row {row}: `{dataset.path}` has {len(dataset):,}, counted from 0")
     shown = unshift(dataset.row(row))
@@ -78,8 +79,9 @@ def plan(
     """Plan an epoch before a GPU is taken: its steps, how full they are, how alike."""
     from ochatctl.data.dataset import open_dataset, split_path
     from ochatctl.data.packing import plan_epoch
+    from ochatctl.hub import local_data
 
-    lengths = open_dataset(split_path(prefix, split)).lengths
+    lengths = open_dataset(split_path(local_data(str(prefix)), split)).lengths
     planned = plan_epoch(lengths, bin_tokens=batch_tokens, bins_per_step=gpus * accumulation, seed=seed, epoch=epoch)
     summary: dict[str, Any] = {
         "rows": len(lengths), "tokens": planned.num_tokens, "longest_tokens": int(lengths.max()),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ _LONGEST_WAIT_SECONDS = 30.0
 # A long prompt on a CPU may take minutes before its first token.
 _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 _SHOWN_CHARS = 500
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,16 +70,38 @@ class ChatClient(Protocol):
         ...
 
 
+class _Warnings:
+    """Says each warning once, however many answers it goes with."""
+
+    def __init__(self, note: Note | None) -> None:
+        self._note = note
+        self._said: set[str] = set()
+
+    def say(self, warning: str) -> None:
+        if warning and warning not in self._said and self._note is not None:
+            self._said.add(warning)
+            self._note(f"warning: {warning}")
+
+
 class LocalClient:
     """An engine that has been started, with the family and the tokenizer of its model; closed with this client."""
 
     def __init__(
-        self, engine: Engine, family: Family, tokenizer: Tokenizer, *, stop_ids: tuple[int, ...] | None = None
+        self,
+        engine: Engine,
+        family: Family,
+        tokenizer: Tokenizer,
+        *,
+        stop_ids: tuple[int, ...] | None = None,
+        trained_conditions: tuple[str, ...] = (),
+        note: Note | None = None,
     ) -> None:
         self._engine = engine
         self._family = family
         self._tokenizer = tokenizer
         self._stop_ids = stop_token_ids(family, tokenizer) if stop_ids is None else stop_ids
+        self._trained_conditions = trained_conditions
+        self._warnings = _Warnings(note)
 
     async def stream(self, conversation: Conversation, ask: Ask) -> AsyncGenerator[str, None]:
         prompt_ids, spec = self._prepare(conversation, ask)
@@ -117,7 +140,9 @@ class LocalClient:
             tokenizer=self._tokenizer,
             context_tokens=self._engine.context_tokens,
             max_tokens=ask.max_tokens,
+            trained_conditions=self._trained_conditions,
         )
+        self._warnings.say(prompt.warning)
         return prompt.token_ids, SamplingSpec(
             max_tokens=prompt.max_tokens,
             temperature=ask.temperature,
@@ -143,6 +168,7 @@ class HttpClient:
         *,
         max_retries: int = 3,
         extra: Mapping[str, Any] | None = None,
+        note: Note | None = None,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -151,6 +177,7 @@ class HttpClient:
         self._model_name = model_name
         self._max_retries = max_retries
         self._extra = dict(extra or {})
+        self._warnings = _Warnings(note)
         self._has_key = bool(api_key)
         # Checked here, for an HTTP library's own complaint would show the key.
         if api_key and not (api_key.isascii() and api_key.isprintable()):
@@ -259,6 +286,7 @@ class HttpClient:
                     raise self._unreachable(error) from error
             else:
                 if response.is_success:
+                    self._warnings.say(_short(response.headers.get("x-ochatctl-warning", "")))
                     return response
                 async with aclosing(response):
                     content = await response.aread()

@@ -1,6 +1,5 @@
 """A model folder, or a hub id -> an engine with its family and tokenizer. Used by serve, chat and benchmarks."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from ochatctl.chat.families import Family, get_family, load_family, read_card
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.base import Engine
 from ochatctl.engine.choose import choose_engine, open_engine
-from ochatctl.engine.client import LocalClient
+from ochatctl.engine.client import LocalClient, Note
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.engine.prompt import stop_token_ids
 from ochatctl.errors import ConfigError, EnvironmentProblem, UsageProblem
@@ -18,7 +17,6 @@ from ochatctl.hub import chat_model
 from ochatctl.memory import gpus
 
 _ECHO_FAMILY = "openchat_v3.2"
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +109,14 @@ async def open_local_client(config: LoadConfig, note: Note) -> LocalClient:
     except BaseException:
         await model.engine.close()
         raise
-    return LocalClient(model.engine, model.family, model.tokenizer, stop_ids=model.stop_token_ids)
+    return LocalClient(
+        model.engine,
+        model.family,
+        model.tokenizer,
+        stop_ids=model.stop_token_ids,
+        trained_conditions=model.trained_conditions,
+        note=note,
+    )
 
 
 def _by_ray(config: LoadConfig) -> bool:

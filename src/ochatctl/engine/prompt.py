@@ -22,11 +22,15 @@ class PromptTooLong(DataError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What goes into an engine. `context_ids` end the assistant message to be continued, if there is one."""
+    """What goes into an engine. `context_ids` end the assistant message to be continued, if there is one.
+
+    A `warning` says what was asked for and can hardly be had.
+    """
 
     token_ids: list[int]
     max_tokens: int
     context_ids: tuple[int, ...] = ()
+    warning: str = ""
 
 
 def fit_prompt(
@@ -36,8 +40,11 @@ def fit_prompt(
     tokenizer: Tokenizer,
     context_tokens: int,
     max_tokens: int | None = None,
+    trained_conditions: tuple[str, ...] = (),
 ) -> Prompt:
     """Give the prompt of a conversation; `max_tokens` is cut to the room that is left, and None means all of it.
+
+    `trained_conditions` are those that the model's card lists, empty where it does not say.
 
     Raises:
         PromptTooLong: no room for one token.
@@ -55,8 +62,14 @@ def fit_prompt(
     if last.role == "assistant" and last.content:
         num_tokens = min(len(tokenizer.encode_text(last.content)), _CONTEXT_TOKENS)
         context = tuple(token_ids[-num_tokens:])
+    warning = ""
+    if conversation.condition and trained_conditions and conversation.condition not in trained_conditions:
+        warning = f"the condition asked for was not trained; trained: {', '.join(trained_conditions)}"
     return Prompt(
-        token_ids=token_ids, max_tokens=room if max_tokens is None else min(max_tokens, room), context_ids=context
+        token_ids=token_ids,
+        max_tokens=room if max_tokens is None else min(max_tokens, room),
+        context_ids=context,
+        warning=warning,
     )
 
 

@@ -74,7 +74,7 @@ class Preparer:
             conversation=conversation,
             prompt_ids=prompt.token_ids,
             specs=_choices(spec, request.n or 1),
-            warning=self._warning(conversation),
+            warning=prompt.warning,
         )
 
     def _prompt(self, conversation: Conversation, max_tokens: int | None) -> Prompt:
@@ -85,6 +85,7 @@ class Preparer:
                 tokenizer=self.tokenizer,
                 context_tokens=self.engine.context_tokens,
                 max_tokens=max_tokens,
+                trained_conditions=self.config.trained_conditions,
             )
         except PromptTooLong as error:
             raise RequestError(400, error.message, param="messages", code="context_length_exceeded") from error
@@ -128,12 +129,6 @@ class Preparer:
             allowed = ", ".join(f"`{name}`" for name in template.conditions)
             raise _invalid("condition", f"`{_shown(condition)}` is not one of {allowed}") from error
         return condition
-
-    def _warning(self, conversation: Conversation) -> str:
-        trained = self.config.trained_conditions
-        if not conversation.condition or not trained or conversation.condition in trained:
-            return ""
-        return f"the condition asked for was not trained; trained: {', '.join(trained)}"
 
     def _options(self, request: ChatCompletionRequest) -> dict[str, Any]:
         """Give the fields of the spec that the request sets."""

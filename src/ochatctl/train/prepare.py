@@ -18,7 +18,7 @@ from ochatctl.data.packing import Plan, plan_epoch
 from ochatctl.errors import ConfigError, EnvironmentProblem, MissingExtra, UsageProblem
 from ochatctl.extras import has
 from ochatctl.files import read_json, require_disk
-from ochatctl.hub import local_model
+from ochatctl.hub import local_data, local_model
 from ochatctl.train.config import RUN_FILE, OptimConfig, StrategyName, TrainConfig
 from ochatctl.train.schedule import auto_lr
 
@@ -98,7 +98,8 @@ def prepare(request: TrainRequest) -> RunPlan:
     device, num_ranks = _place(request, notes)
     strategy = _strategy(request, notes)
     _check_out(request, out, notes)
-    dataset = open_dataset(split_path(data, "train"))
+    data_path = split_path(local_data(data), "train").absolute()
+    dataset = open_dataset(data_path)
     model_dir = local_model(model).absolute()
     family = _family(request, model_dir, dataset)
     _check_model(model_dir, dataset, data)
@@ -114,7 +115,7 @@ def prepare(request: TrainRequest) -> RunPlan:
     lr = _lr(request, family, supervised, notes)
     config = TrainConfig(
         model_dir=model_dir,
-        data_path=split_path(data, "train").absolute(),
+        data_path=data_path,
         out_dir=out.absolute(),
         family=_family_name(request, model_dir, family),
         strategy=strategy,
