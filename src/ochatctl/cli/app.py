@@ -67,4 +67,4 @@ def main() -> None:
     from ochatctl.cli import commands
 
     commands.register(app)
-    app()
+    app(prog_name="ochatctl")
