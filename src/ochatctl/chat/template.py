@@ -122,7 +122,7 @@ class ChatTemplate:
             )
         return token_id
 
-    def to_jinja(self, *, dummy_prefix: bool, bos: str = "") -> str:
+    def to_jinja(self, dummy_prefix: bool, bos: str = "") -> str:
         """Give a Hugging Face chat template that renders this layout.
 
         With `dummy_prefix`, a space stands between a text prefix and the content, as the tokenizer puts one before each
