@@ -1,6 +1,7 @@
 """The house's law of who may know whom, as an AST walk with a table."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,9 +34,10 @@ HEAVY = {"torch", "transformers", "vllm", "deepspeed", "numpy", "pyarrow", "star
 STDLIB_AND_CLI = {"typer", "ochatctl"}
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(ROOT.rglob("*.py")):
-        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+@functools.cache
+def modules() -> list[tuple[str, ast.Module]]:
+    paths = sorted(ROOT.rglob("*.py"))
+    return [(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 def imports(tree: ast.Module, *, top_level: bool = False) -> Iterator[tuple[str, int]]:

@@ -10,22 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from engine.contract import LAWS, Case, ask
 
-pytest.importorskip("vllm", reason="vLLM is not installed")
+from ochatctl.chat.conversation import Conversation, Message
+from ochatctl.chat.families import load_family
+from ochatctl.engine.base import SamplingSpec
+from ochatctl.engine.vllm import VllmEngine
+from ochatctl.errors import ConfigError, RunError
+from ochatctl.extras import has
+
 pytestmark = [
     pytest.mark.slow,
+    # Looked for, not imported: that takes ten seconds, which a run that leaves these tests out would pay too.
+    pytest.mark.skipif(not has("vllm"), reason="vLLM is not installed"),
     pytest.mark.skipif("OCHATCTL_TEST_MODEL" not in os.environ, reason="OCHATCTL_TEST_MODEL names no model folder"),
     # vLLM's own imports and processes are not ours to keep free of warnings.
     pytest.mark.filterwarnings("default"),
 ]
-
-from engine.contract import LAWS, Case, ask  # noqa: E402  # after vLLM is known to be there
-
-from ochatctl.chat.conversation import Conversation, Message  # noqa: E402  # as above
-from ochatctl.chat.families import load_family  # noqa: E402  # as above
-from ochatctl.engine.base import SamplingSpec  # noqa: E402  # as above
-from ochatctl.engine.vllm import VllmEngine  # noqa: E402  # as above
-from ochatctl.errors import ConfigError, RunError  # noqa: E402  # as above
 
 
 @dataclass

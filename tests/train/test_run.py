@@ -174,6 +174,7 @@ def test_the_saved_folder_is_a_model_of_its_family(run: Run) -> None:
     assert model.config.use_cache is True
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_rows(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     prefix = write_data(tmp_path / "chats", base)

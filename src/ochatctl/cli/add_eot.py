@@ -51,15 +51,17 @@ def add_eot(
     """Give a base model its family's end-of-turn token, its new rows the mean of all others."""
     from ochatctl.chat.families import get_family
     from ochatctl.hub import local_model
-    from ochatctl.vocab import add_eot as run
 
     if model is None or out is None:
         raise UsageProblem(
             f"`{'MODEL' if model is None else '--out'}` is missing",
             hint=f"ochatctl add-eot {model or 'DIR'} --out {out or (model or 'DIR').rstrip('/') + '-eot'}",
         )
+    model_dir, chosen = local_model(model), get_family(family)
+    from ochatctl.vocab import add_eot as run  # torch takes seconds, which a misspelt name need not wait for
+
     done = run(
-        local_model(model), out, get_family(family), tokens=tuple(token or ()), pad_to_multiple_of=pad_to_multiple_of,
+        model_dir, out, chosen, tokens=tuple(token or ()), pad_to_multiple_of=pad_to_multiple_of,
         check_logits=verify, yes=yes, dry_run=dry_run,
     )  # fmt: skip
     output = Output(as_json=json, quiet=quiet)
