@@ -59,7 +59,7 @@ def test_openchats_lines_parse_and_end_with_what_to_do(
 
 def test_a_flag_that_the_engine_cannot_honour_is_never_ignored() -> None:
     for flag in (["--tp", "2"], ["--gpu-memory-utilization", "0.5"]):
-        code, said = call("--engine", "echo", *flag)
+        code, said = call("--engine", "echo", "--port", "0", *flag)
         assert code == 3, said
         assert flag[0] in said
 
