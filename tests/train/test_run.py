@@ -230,6 +230,8 @@ def alive(pid: int) -> bool:
 @pytest.fixture
 def long_run(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
     """Start a run that would take minutes; wait until both ranks have taken steps."""
+    # A shell's background job, which CI may be, ignores Ctrl-C, and so would every process that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     base = write_base(tmp_path / "base")
     prefix = write_data(tmp_path / "chats", base)
     flags = ("--gpus", "2", "--strategy", "fsdp", "--epochs", "3000", "--save-every", "3000", "--quiet")
