@@ -46,12 +46,26 @@ def test_a_step_that_fails_says_how_to_resume_and_the_done_ones_are_kept(tmp_pat
         assert "hint: mend it, then `ochatctl quickstart --out quickstart --model ./absent` resumes" in done.stdout
         assert ("done before; kept" in done.stdout) == (attempt == 1)
     assert list(json.loads((tmp_path / "quickstart" / "quickstart.json").read_text())["done"]) == ["clean"]
+    (tmp_path / "quickstart" / "chats.jsonl").unlink()
+    state = {"version": 1, "model": "./absent", "done": {"clean": 1.0, "train": 1.0}}
+    (tmp_path / "quickstart" / "quickstart.json").write_text(json.dumps(state))
+    assert quickstart("--model", "./absent", cwd=tmp_path).returncode == 7
+    kept = json.loads((tmp_path / "quickstart" / "quickstart.json").read_text())["done"]
+    assert list(kept) == ["clean"], "a step that ran again makes all after it run again"
     other = quickstart(cwd=tmp_path)
     assert other.returncode == 2
     assert "`quickstart` was made with `--model ./absent`" in other.stdout
     fresh = quickstart("--fresh", cwd=tmp_path)
     assert fresh.returncode == 2
     assert "`--fresh` deletes `quickstart`" in fresh.stdout
+
+
+def test_a_folder_of_a_newer_version_is_refused_with_both_named(tmp_path: Path) -> None:
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart" / "quickstart.json").write_text(json.dumps({"version": 2}))
+    done = quickstart(cwd=tmp_path)
+    assert done.returncode == 3
+    assert "version 2 is newer than 1" in done.stdout
 
 
 def test_a_folder_of_somebody_else_is_neither_used_nor_deleted(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ import typer
 from ochatctl.cli.options import DEFAULT_PORT, MaybeModel, OchatCommand, Yes
 from ochatctl.cli.output import Output, examples
 from ochatctl.config import build, to_table
-from ochatctl.errors import RunError, UsageProblem
+from ochatctl.errors import ConfigError, RunError, UsageProblem
 from ochatctl.files import read_json, write_json
 
 STATE_NAME = "quickstart.json"
+STATE_VERSION = 1
 FAMILY = "openchat_v3.2"
 QUESTION = "What is ochatctl?"
 _SERVER_START_SECONDS = 300
@@ -36,7 +37,7 @@ _SERVER_START_SECONDS = 300
 class State:
     """What `--out` holds: the options that made it, and the seconds that each finished step took."""
 
-    version: int = 1
+    version: int = STATE_VERSION
     model: str | None = None
     done: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -88,18 +89,9 @@ def quickstart(
 def _making_steps(out: Path, model: str | None) -> list[Step]:
     """Give the steps up to a trained model."""
     chats, base, with_eot, packed = out / "chats.jsonl", out / "base", out / "base-eot", out / "packed" / "chats"
-    clean = [
-        "data",
-        "clean",
-        str(_samples() / "chats.json"),
-        "--out",
-        str(chats),
-        "--rules",
-        "plain",
-        "--rule",
-        "class",
-    ]
-    steps = [Step(name="clean", says="Clean the sample chats", arguments=(*clean, "--yes"), out=chats)]
+    source = str(_samples() / "chats.json")
+    clean = ("data", "clean", source, "--out", str(chats), "--rules", "plain", "--rule", "class", "--yes")
+    steps = [Step(name="clean", says="Clean the sample chats", arguments=clean, out=chats)]
     if model is None:
         arguments = ("make-base", str(chats), "--out", str(base), "--yes")
         steps.append(Step(name="make-base", says="Make a small base model from scratch", arguments=arguments, out=base))
@@ -146,6 +138,7 @@ class Chain:
     def __init__(self, output: Output, state: State, out: Path, samples: Path) -> None:
         self._output = output
         self._done = dict(state.done)
+        self._kept: set[str] = set()
         self._model = state.model
         self._out = out
         self._samples = samples
@@ -160,7 +153,10 @@ class Chain:
         self._announce(step.says, step.arguments)
         if step.out is not None and step.name in self._done and step.out.exists():
             self._output.note("  done before; kept")
+            self._kept.add(step.name)
             return
+        # What came after it was made of its old output.
+        self._done = {name: seconds for name, seconds in self._done.items() if name in self._kept}
         start = time.monotonic()
         code = _call(_command(step.arguments))
         self._finish(step.name, code, time.monotonic() - start, keep=step.out is not None)
@@ -224,6 +220,7 @@ class Chain:
         self._seconds[name] = seconds
         if keep:
             self._done[name] = round(seconds, 1)
+            self._kept.add(name)
             write_json(self._out / STATE_NAME, to_table(State(model=self._model, done=self._done)))
 
     def _again(self) -> str:
@@ -263,6 +260,11 @@ def _open(out: Path, *, model: str | None, fresh: bool, yes: bool) -> State:
         write_json(path, to_table(state))
         return state
     state = build(State, _table(path), where=str(path))
+    if state.version > STATE_VERSION:
+        raise ConfigError(
+            f"{path}: version {state.version} is newer than {STATE_VERSION}, which this ochatctl reads",
+            hint="pip install -U ochatctl",
+        )
     if state.model != model:
         made = "without `--model`" if state.model is None else f"with `--model {state.model}`"
         raise UsageProblem(f"`{out}` was made {made}", hint="choose another `--out`, or add `--fresh --yes`")
