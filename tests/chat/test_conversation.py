@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ochatctl.chat.conversation import Conversation, Message, parse_conversation, read_conversations, to_json
+from ochatctl.chat.conversation import (
+    Conversation,
+    Document,
+    Message,
+    parse_conversation,
+    parse_record,
+    read_conversations,
+    to_json,
+)
 from ochatctl.errors import DataError
 
 USER = {"role": "user", "content": "hi"}
@@ -33,6 +41,15 @@ conversations = st.builds(
 @given(conversations)
 def test_what_is_written_reads_back_equal(conversation: Conversation) -> None:
     assert parse_conversation(json.loads(json.dumps(to_json(conversation))), where="x") == conversation
+
+
+def test_an_object_with_a_text_is_a_document_and_reads_back_equal() -> None:
+    document = Document(text="Once upon a time.", id="d1")
+    assert parse_record(to_json(document), where="x") == document
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    assert parse_record(chat, where="x") == parse_conversation(chat, where="x")
+    with pytest.raises(DataError, match=r"x: unknown key `titel`"):
+        parse_record({"text": "a", "titel": "b"}, where="x")
 
 
 def test_a_leading_system_message_is_the_system_field() -> None:

@@ -1,6 +1,8 @@
 """Messages and conversations, and the one-line JSON form in which every command takes and gives them.
 
 {"id": "...", "messages": [{"role": "user", "content": "...", "weight": 1.0}], "system": "", "condition": "GPT4"}
+
+A plain text that is learnt whole, such as of pre-training, is a Document: {"id": "...", "text": "..."}.
 """
 
 import math
@@ -15,6 +17,7 @@ from ochatctl.files import read_jsonl
 
 ROLES = ("user", "assistant")
 _CONVERSATION_KEYS = ("id", "messages", "system", "condition")
+_DOCUMENT_KEYS = ("id", "text")
 _MESSAGE_KEYS = ("role", "content", "weight")
 _CLEAN_HINT = "`ochatctl data clean FILE --out clean.jsonl` reads other formats and drops and counts what is malformed"
 
@@ -43,6 +46,26 @@ class Conversation:
     id: str = ""
     system: str = ""
     condition: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """A plain text, every token of which is learnt."""
+
+    text: str
+    id: str = ""
+
+
+def parse_record(value: Any, *, where: str) -> Conversation | Document:
+    """Check one JSON object and make what it is: a Document where it has a `text`, else a Conversation.
+
+    Raises:
+        DataError: starts with `where`.
+    """
+    if not (isinstance(value, dict) and "text" in value and "messages" not in value):
+        return parse_conversation(value, where=where)
+    table = _table(value, _DOCUMENT_KEYS, where)
+    return Document(text=_text(table, "text", where), id=_text(table, "id", where))
 
 
 def parse_conversation(value: Any, *, where: str) -> Conversation:
@@ -97,20 +120,22 @@ def read_conversations(path: Path) -> Iterator[Conversation]:
         yield parse_conversation(value, where=where)
 
 
-def to_json(conversation: Conversation) -> dict[str, Any]:
-    """Give the JSON object that `parse_conversation` turns into an equal conversation."""
+def to_json(record: Conversation | Document) -> dict[str, Any]:
+    """Give the JSON object that `parse_record` turns into an equal record."""
+    out: dict[str, Any] = {"id": record.id} if record.id else {}
+    if isinstance(record, Document):
+        return out | {"text": record.text}
     messages: list[dict[str, Any]] = []
-    for message in conversation.messages:
+    for message in record.messages:
         item: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.weight is not None:
             item["weight"] = message.weight
         messages.append(item)
-    out: dict[str, Any] = {"id": conversation.id} if conversation.id else {}
     out["messages"] = messages
-    if conversation.system:
-        out["system"] = conversation.system
-    if conversation.condition:
-        out["condition"] = conversation.condition
+    if record.system:
+        out["system"] = record.system
+    if record.condition:
+        out["condition"] = record.condition
     return out
 
 
