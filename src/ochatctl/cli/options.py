@@ -96,3 +96,7 @@ class OchatCommand(TyperCommand):
             else:
                 out.append(arg)
         return out
+
+
+Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="What `data pack --out` was given.")]
+Split = Annotated[Literal["train", "eval"], typer.Option("--split", help="Which of the two files.")]
