@@ -110,7 +110,8 @@ def train(
     """Train a model on a packed data set, padding-free, on any number of GPUs or CPU processes."""
     flags = dict(locals())
     from ochatctl.train.launch import train as run
-    from ochatctl.train.prepare import TrainRequest, prepare
+    from ochatctl.train.prepare import prepare
+    from ochatctl.train.request import TrainRequest
 
     output = Output(as_json=json, quiet=quiet)
     plan = prepare(TrainRequest(**{name: flags[name] for name in TrainRequest.__dataclass_fields__}))

@@ -5,65 +5,26 @@ in: TrainRequest, out: RunPlan. No torch where the run is on CPU.
 
 import math
 import os
-import platform
-import shutil
-import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from ochatctl.chat.families import CARD_NAME, Family, load_family
+from ochatctl.chat.families import Family
 from ochatctl.data.dataset import PackedDataset, open_dataset, split_path
 from ochatctl.data.packing import Plan, plan_epoch
-from ochatctl.errors import ConfigError, EnvironmentProblem, MissingExtra, UsageProblem
-from ochatctl.extras import has
-from ochatctl.files import read_json, require_disk
+from ochatctl.errors import ConfigError, UsageProblem
+from ochatctl.files import require_disk
 from ochatctl.hub import local_data, local_model
-from ochatctl.train.config import RUN_FILE, OptimConfig, StrategyName, TrainConfig
+from ochatctl.train.checks import check_family, check_model, check_out, family_name, weight_bytes
+from ochatctl.train.config import OptimConfig, TrainConfig
+from ochatctl.train.launch_lines import launcher_argv
+from ochatctl.train.place import choose_strategy, place
+from ochatctl.train.request import TrainRequest
 from ochatctl.train.schedule import auto_lr
 
 # A bin of OpenChat's is 8 x 4096 tokens, which only a large data set fills often enough.
 _DEFAULT_ROWS_PER_BIN = 8
 _CPU_BATCH_TOKENS = 2048
 _MIN_STEPS_PER_EPOCH = 8
-_DEEPSPEED_CPU_NOTES = ("DeepSpeed compiles its collectives at the first run on CPU, which takes about a minute",)
-_WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainRequest:
-    """What a user may ask for; None leaves it to us."""
-
-    model: str | None = None
-    data: str | None = None
-    out: Path | None = None
-    family: str | None = None
-    gpus: int | None = None
-    cpu: bool = False
-    strategy: Literal["auto", "deepspeed", "fsdp"] = "auto"
-    zero: int | None = None
-    epochs: int = 5
-    lr: float | None = None
-    batch_size_per_gpu: int | None = None
-    batch_tokens: int | None = None
-    accumulation: int = 1
-    save_every: int = 1
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    trust_remote_code: bool = False
-    yes: bool = False
-
-    def command(self, **changes: Any) -> str:
-        """Give the command line that asks for this, with changes."""
-        words = ["ochatctl train"]
-        for field in fields(self):
-            value = changes.get(field.name, getattr(self, field.name))
-            flag = "--" + field.name.replace("_", "-")
-            if value is True:
-                words.append(flag)
-            elif value is not False and value != field.default:
-                words.append(f"{flag} {value}")
-        return " ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,14 +56,14 @@ def prepare(request: TrainRequest) -> RunPlan:
     """
     model, data, out = _named(request)
     notes: list[str] = []
-    device, num_ranks = _place(request, notes)
-    strategy = _strategy(request, notes)
-    _check_out(request, out, notes)
+    device, num_ranks = place(request, notes)
+    strategy = choose_strategy(request, notes)
+    check_out(request, out, notes)
     data_path = split_path(local_data(data), "train").absolute()
     dataset = open_dataset(data_path)
     model_dir = local_model(model).absolute()
-    family = _family(request, model_dir, dataset)
-    _check_model(model_dir, dataset, data)
+    family = check_family(request, model_dir, dataset)
+    check_model(model_dir, dataset, data)
     bins_per_step = num_ranks * request.accumulation
     batch_tokens = _batch_tokens(request, device, family, dataset, bins_per_step, notes)
     plans = [
@@ -117,7 +78,7 @@ def prepare(request: TrainRequest) -> RunPlan:
         model_dir=model_dir,
         data_path=data_path,
         out_dir=out.absolute(),
-        family=_family_name(request, model_dir, family),
+        family=family_name(request, model_dir, family),
         strategy=strategy,
         zero_stage=2 if request.zero is None else request.zero,
         device="cpu" if device == "cpu" else "cuda",
@@ -134,7 +95,7 @@ def prepare(request: TrainRequest) -> RunPlan:
         optim=OptimConfig(lr=lr),
     )
     num_saves = sum(config.saves_after(epoch) for epoch in range(config.num_epochs))
-    require_disk(out, need_bytes=num_saves * _weight_bytes(model_dir))
+    require_disk(out, need_bytes=num_saves * weight_bytes(model_dir))
     return _run_plan(config, dataset, plans, supervised, notes)
 
 
@@ -147,112 +108,6 @@ def _named(request: TrainRequest) -> tuple[str, str, Path]:
         )
         raise UsageProblem(f"{', '.join(missing)} must be given", hint=full)
     return request.model, request.data, request.out
-
-
-def _place(request: TrainRequest, notes: list[str]) -> tuple[str, int]:
-    """Give the device and the number of ranks."""
-    if request.cpu:
-        return "cpu", request.gpus or 1
-    import torch
-
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not found:
-        raise EnvironmentProblem("no CUDA GPU is found here", hint=request.command(cpu=True))
-    wanted = request.gpus or found
-    if wanted > found:
-        raise EnvironmentProblem(f"{wanted} GPUs are asked for, and {found} found", hint=request.command(gpus=found))
-    if request.gpus is None:
-        notes.append(f"training on all {found} GPUs that are visible")
-    return "cuda", wanted
-
-
-def _strategy(request: TrainRequest, notes: list[str]) -> StrategyName:
-    if request.strategy == "fsdp":
-        if request.zero is not None:
-            raise ConfigError("`--zero` is DeepSpeed's, and the strategy is `fsdp`", hint="leave one of them out")
-        return "fsdp"
-    lack = _deepspeed_lacks(cpu=request.cpu)
-    if request.strategy == "deepspeed" or request.zero is not None:
-        if not has("deepspeed"):
-            raise MissingExtra("`deepspeed` is not installed", hint="pip install 'ochatctl[train]'")
-        if lack:
-            raise EnvironmentProblem(f"DeepSpeed cannot run: {lack}", hint=request.command(strategy="fsdp", zero=None))
-        notes += _DEEPSPEED_CPU_NOTES if request.cpu else ()
-        return "deepspeed"
-    notes.append(
-        f"strategy FSDP2: {lack}" if lack else "strategy DeepSpeed: it is installed; `--strategy fsdp` is torch's"
-    )
-    return "fsdp" if lack else "deepspeed"
-
-
-def _deepspeed_lacks(*, cpu: bool) -> str:
-    if not has("deepspeed"):
-        return "DeepSpeed is not installed"
-    if platform.system() != "Linux":
-        return f"DeepSpeed does not run on {platform.system()}"
-    # Its CPU collectives are compiled at the first run.
-    if cpu and shutil.which(os.environ.get("CXX", "c++")) is None:
-        return "DeepSpeed on CPU needs a C++ compiler, and none is found"
-    if cpu and shutil.which("ninja") is None and not has("ninja"):
-        return "DeepSpeed on CPU needs `ninja`, which is not found"
-    return ""
-
-
-def _check_out(request: TrainRequest, out: Path, notes: list[str]) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UsageProblem(f"`{out}` is a file", hint=request.command(out=Path("DIR")))
-    names = {path.name for path in out.iterdir()}
-    finished = sorted(name for name in names if name.startswith("ep_"))
-    if request.yes or not names:
-        return
-    if finished:
-        raise UsageProblem(f"`{out}` holds `{finished[-1]}` of an earlier run", hint=request.command(yes=True))
-    if RUN_FILE not in names:
-        raise UsageProblem(f"`{out}` exists and is not a run of ours", hint=request.command(yes=True))
-    notes.append(f"`{out}` holds a run that saved nothing; it starts again from the beginning")
-
-
-def _family(request: TrainRequest, model_dir: Path, dataset: PackedDataset) -> Family:
-    """Load the tokenizer, so that a base without its end-of-turn token fails here; give the family."""
-    name = request.family
-    if name is None and not (model_dir / CARD_NAME).is_file():
-        name = dataset.model_type  # a base that says nothing is trained for what the data was packed for
-    family, _ = load_family(model_dir, name, trust_remote_code=request.trust_remote_code)
-    if dataset.model_type not in family.names:
-        raise ConfigError(
-            f"`{dataset.path}` was packed for `{dataset.model_type}`, and the model is trained for `{family.name}`",
-            hint=f"ochatctl data pack CHATS.jsonl --model {request.model} --family {family.name} --out {request.data}",
-        )
-    return family
-
-
-def _family_name(request: TrainRequest, model_dir: Path, family: Family) -> str | None:
-    if request.family is not None and request.family.endswith(".toml"):
-        return str(Path(request.family).absolute())
-    return None if request.family is None and (model_dir / CARD_NAME).is_file() else family.name
-
-
-def _check_model(model_dir: Path, dataset: PackedDataset, data: str) -> None:
-    """Check what would otherwise fail on the ranks, or worse, not fail."""
-    if not (model_dir / "config.json").is_file() or not _weight_bytes(model_dir):
-        raise ConfigError(f"`{model_dir}` holds no model", hint="a model folder has `config.json` and `*.safetensors`")
-    table = read_json(model_dir / "config.json")
-    table = table.get("text_config") or table
-    repack = f"ochatctl data pack CHATS.jsonl --model {model_dir} --out {data}"
-    vocab_size, positions = table.get("vocab_size"), table.get("max_position_embeddings")
-    if isinstance(vocab_size, int) and dataset.largest_id >= vocab_size:
-        raise ConfigError(
-            f"`{dataset.path}` holds token {dataset.largest_id}, and the model has {vocab_size} embeddings: it was "
-            "packed with another tokenizer",
-            hint=repack,
-        )
-    longest = int(dataset.lengths.max(initial=0))
-    if isinstance(positions, int) and longest > positions:
-        raise ConfigError(
-            f"`{dataset.path}` has a row of {longest} tokens, and the model takes {positions}", hint=repack
-        )
 
 
 def _batch_tokens(
@@ -322,25 +177,6 @@ def _run_plan(
         efficiency_ratio=plans[0].efficiency_ratio,
         notes=tuple(notes),
     )
-
-
-def launcher_argv(config: TrainConfig) -> tuple[str, ...]:
-    """Give the command that starts the ranks; one rank needs no launcher."""
-    rank = ("-m", "ochatctl.train.loop", str(config.out_dir / RUN_FILE))
-    if config.num_ranks == 1:
-        return (sys.executable, *rank)
-    # A free port, and no look-up of this machine's name, which not every machine can resolve.
-    where = ("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=localhost")
-    return (sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={config.num_ranks}", *rank)
-
-
-def _weight_bytes(model_dir: Path) -> int:
-    """Give the size of the weights: safetensors where there are any, else what torch saved."""
-    for pattern in _WEIGHT_PATTERNS:
-        total = sum(path.stat().st_size for path in model_dir.glob(pattern))
-        if total:
-            return total
-    return 0
 
 
 def _num_cores() -> int:

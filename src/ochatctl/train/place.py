@@ -1,0 +1,65 @@
+"""Where a run takes place, and how its model is spread over ranks.
+
+No torch where the run is on CPU.
+"""
+
+import os
+import platform
+import shutil
+
+from ochatctl.errors import ConfigError, EnvironmentProblem, MissingExtra
+from ochatctl.extras import has
+from ochatctl.train.config import StrategyName
+from ochatctl.train.request import TrainRequest
+
+_DEEPSPEED_CPU_NOTES = ("DeepSpeed compiles its collectives at the first run on CPU, which takes about a minute",)
+
+
+def place(request: TrainRequest, notes: list[str]) -> tuple[str, int]:
+    """Give the device and the number of ranks."""
+    if request.cpu:
+        return "cpu", request.gpus or 1
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not found:
+        raise EnvironmentProblem("no CUDA GPU is found here", hint=request.command(cpu=True))
+    wanted = request.gpus or found
+    if wanted > found:
+        raise EnvironmentProblem(f"{wanted} GPUs are asked for, and {found} found", hint=request.command(gpus=found))
+    if request.gpus is None:
+        notes.append(f"training on all {found} GPUs that are visible")
+    return "cuda", wanted
+
+
+def choose_strategy(request: TrainRequest, notes: list[str]) -> StrategyName:
+    """Give the strategy that is asked for, or DeepSpeed where it can run."""
+    if request.strategy == "fsdp":
+        if request.zero is not None:
+            raise ConfigError("`--zero` is DeepSpeed's, and the strategy is `fsdp`", hint="leave one of them out")
+        return "fsdp"
+    lack = _deepspeed_lacks(cpu=request.cpu)
+    if request.strategy == "deepspeed" or request.zero is not None:
+        if not has("deepspeed"):
+            raise MissingExtra("`deepspeed` is not installed", hint="pip install 'ochatctl[train]'")
+        if lack:
+            raise EnvironmentProblem(f"DeepSpeed cannot run: {lack}", hint=request.command(strategy="fsdp", zero=None))
+        notes += _DEEPSPEED_CPU_NOTES if request.cpu else ()
+        return "deepspeed"
+    notes.append(
+        f"strategy FSDP2: {lack}" if lack else "strategy DeepSpeed: it is installed; `--strategy fsdp` is torch's"
+    )
+    return "fsdp" if lack else "deepspeed"
+
+
+def _deepspeed_lacks(*, cpu: bool) -> str:
+    if not has("deepspeed"):
+        return "DeepSpeed is not installed"
+    if platform.system() != "Linux":
+        return f"DeepSpeed does not run on {platform.system()}"
+    # Its CPU collectives are compiled at the first run.
+    if cpu and shutil.which(os.environ.get("CXX", "c++")) is None:
+        return "DeepSpeed on CPU needs a C++ compiler, and none is found"
+    if cpu and shutil.which("ninja") is None and not has("ninja"):
+        return "DeepSpeed on CPU needs `ninja`, which is not found"
+    return ""
