@@ -11,8 +11,8 @@ from ochatctl.extras import require
 from ochatctl.files import atomic_file
 from ochatctl.train.records import METRICS_FILE, METRICS_FORMAT, METRICS_VERSION
 
-# About as many points as a panel is wide; the mean over a twentieth of a run shows its trend.
-_TREND_RATIO = 1 / 20
+# About as many points as a panel is wide; the mean over a fiftieth of a run shows its trend.
+_TREND_RATIO = 1 / 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ def read_metrics(run_dir: Path) -> Metrics:
             steps.append(table)
     if not steps:
         raise DataError(f"{path}: no step has been taken yet", hint="try again when the run has taken one")
-    return Metrics(name=path.parent.name, steps=steps, evals=evals)
+    return Metrics(name=str(run_dir), steps=steps, evals=evals)
 
 
 def plot_runs(run_dirs: Sequence[Path], out_path: Path) -> PlotResult:
