@@ -9,7 +9,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ochatctl.chat.conversation import Conversation, Message, check_text
+from ochatctl.chat.conversation import Conversation, Document, Message, check_text
 from ochatctl.errors import DataError
 
 # What people's files call the two sides and the system message.
@@ -39,11 +39,20 @@ _BETWEEN_ITEMS = " \t\r\n,"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """One thing that a file holds, and where; `problem` says why there is no value, which then is the raw text."""
+    """One thing that a file holds, and where; `problem` says why there is no value, which then is the raw text.
+
+    `places` is empty unless `join_parts` made it of several items: then it names the place of each.
+    """
 
     where: str
     value: Any
     problem: str = ""
+    places: tuple[str, ...] = ()
+
+    @property
+    def num_parts(self) -> int:
+        """How many items of the input it stands for."""
+        return len(self.places) or 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +72,24 @@ class Draft:
     mended: tuple[str, ...] = ()
 
 
-def read_items(path: Path) -> Iterator[Item]:
+def expand_inputs(paths: Iterable[Path], format: str | None = None) -> list[Path]:
+    """Give the files to read, in order: a folder stands for the chat files in it and below, sorted by name.
+
+    Raises:
+        DataError: a folder has no such file.
+    """
+    return list(paths)
+
+
+def join_parts(items: Iterable[Item]) -> Iterator[Item]:
+    """Join the parts of one conversation that ShareGPT's splitting made, where they follow each other.
+
+    Parts are items whose ids are `<base>_<n>`, n the number of the part's first turn in the whole conversation.
+    """
+    yield from items
+
+
+def read_items(path: Path, format: str | None = None) -> Iterator[Item]:
     """Give what a file holds, in its order, without ever holding the whole file.
 
     Guarantees: a line that is not JSON, and what follows the last whole object of an array that is cut off, are one
@@ -88,7 +114,7 @@ def read_items(path: Path) -> Iterator[Item]:
         yield Item(where=str(path), value=None, problem=f"the file is damaged or cut off: {error}")
 
 
-def to_draft(value: Any) -> Draft | Rejected:
+def to_draft(value: Any) -> Draft | Document | Rejected:
     """Make a conversation of an item: names of roles and keys by table, a leading system message as `system`."""
     table = {"messages": value} if isinstance(value, list) else value
     if not isinstance(table, dict):
