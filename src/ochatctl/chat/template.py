@@ -11,6 +11,7 @@ in: Conversation, out: Encoded. The layout, from OpenChat 3.2.2:
     inference: ends after an assistant prefix, or after the content of the assistant message to be continued
 
 Every piece is encoded by itself, with the tokenizer's own dummy prefix; special tokens are never parsed out of text.
+A plain text to learn whole (`encode_document`) is [bos] at weight 0 and the text at weight 1.
 """
 
 import json
@@ -25,11 +26,24 @@ _CONDITION = "{condition}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TurnSpan:
+    """Where a message stands in the ids: `start` is its role prefix, `end` comes after its end-of-turn token."""
+
+    start: int
+    content_start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """A conversation as the model sees it: one loss weight a token."""
+    """A conversation as the model sees it: one loss weight a token.
+
+    `turns` says where each message stands, so that nobody who splits or weighs it needs to encode a part again.
+    """
 
     token_ids: list[int]
     loss_weights: list[float]
+    turns: list[TurnSpan] = field(default_factory=list, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,11 +113,15 @@ class ChatTemplate:
             piece.end_turn(0.0)
         last = len(conversation.messages) - 1
         for index, message in enumerate(conversation.messages):
+            start = len(piece.encoded.token_ids)
             piece.prefix(self._role_prefix(message.role), condition)
+            content_start = len(piece.encoded.token_ids)
             piece.add(tokenizer.encode_text(message.content), message.loss_weight)
             if inference and index == last and message.role == "assistant":
                 return piece.encoded
             piece.end_turn(message.loss_weight)
+            end = len(piece.encoded.token_ids)
+            piece.encoded.turns.append(TurnSpan(start=start, content_start=content_start, end=end))
         if inference:
             piece.prefix(self.assistant_prefix, condition)
         return piece.encoded
@@ -166,6 +184,22 @@ class ChatTemplate:
         before, _, after = text.partition(_CONDITION)
         spaced = f"(cond ~ {_quote(after)}) if cond else {_quote(after.lstrip())}"
         return f"{{{{- {_quote(before)} ~ ({spaced}) -}}}}"
+
+
+def encode_document(text: str, tokenizer: Tokenizer) -> Encoded:
+    """Give the token ids of a plain text, every one supervised but the first, which nothing predicts.
+
+    No end-of-turn token follows: it ends turns, a text has none, and a base model's own document separator is not
+    known for every tokenizer. Texts do not meet in a batch, so they need no separator either.
+
+    Guarantees: the text yields no control id, whatever it spells.
+
+    Raises:
+        DataError: a character that cannot be encoded.
+    """
+    token_ids = [*tokenizer.bos_ids, *tokenizer.encode_text(text)]
+    num_context = min(max(1, len(tokenizer.bos_ids)), len(token_ids))
+    return Encoded(token_ids=token_ids, loss_weights=[0.0] * num_context + [1.0] * (len(token_ids) - num_context))
 
 
 @dataclass(slots=True)
