@@ -9,8 +9,8 @@ import ochatctl
 
 ROOT = Path(ochatctl.__file__).parent
 LEVELS = {
-    "errors": 0, "config": 0, "extras": 0, "files": 0,
-    "chat": 1, "hub": 1, "memory": 1,
+    "errors": 0, "config": 0, "extras": 0, "files": 0, "presets": 0,
+    "chat": 1, "hub": 1, "hub_upload": 1, "memory": 1,
     "data": 2, "engine": 2,
     "train": 3, "serve": 3, "bench": 3, "vocab": 3, "base_model": 3, "doctor": 3,
     "cli": 4,
@@ -28,7 +28,7 @@ HOMES = {
     "prometheus_client": ["serve/metrics.py"],
     "torch": ["train/", "vocab/", "base_model.py", "engine/hf"],
     "transformers": ["chat/tokenizer.py", "chat/families.py", "train/", "vocab/", "base_model.py", "engine/hf"],
-    "huggingface_hub": ["hub.py"],
+    "huggingface_hub": ["hub.py", "hub_upload.py"],
 }
 HEAVY = {"torch", "transformers", "vllm", "deepspeed", "numpy", "pyarrow", "starlette", "uvicorn", "sentencepiece"}
 STDLIB_AND_CLI = {"typer", "ochatctl"}

@@ -2,10 +2,38 @@
 
 import typer
 
-from ochatctl.cli import add_eot, bench, chat, data, doctor, families, make_base, plot, quickstart, serve, tokens, train
+from ochatctl.cli import (
+    add_eot,
+    bench,
+    chat,
+    data,
+    doctor,
+    families,
+    make_base,
+    plot,
+    push,
+    quickstart,
+    serve,
+    tokens,
+    train,
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add every command to the root."""
-    for module in (add_eot, bench, chat, data, doctor, families, make_base, plot, quickstart, serve, tokens, train):
+    for module in (
+        add_eot,
+        bench,
+        chat,
+        data,
+        doctor,
+        families,
+        make_base,
+        plot,
+        push,
+        quickstart,
+        serve,
+        tokens,
+        train,
+    ):
         module.register(app)
