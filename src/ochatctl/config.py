@@ -31,13 +31,14 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def build(cls: type[T], table: Mapping[str, Any], *, where: str) -> T:
-    """Make a `cls` of a table.
+    """Make a `cls` of a table; a field with the metadata `key=False` is not for tables.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of another type.
     """
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    every = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = {field.name: field for field in every if field.metadata.get("key", True)}
     for key in table:
         if key not in fields:
             raise ConfigError(f"{where}: unknown key `{key}`{did_you_mean(key, fields)}")

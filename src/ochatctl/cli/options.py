@@ -1,6 +1,7 @@
 """The flags that mean one thing everywhere, and the command class that lets list options take several values."""
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,6 +67,16 @@ def command_line(ctx: typer.Context) -> str:
             shown = "KEY" if param.name in ("api_key", "api_keys") else str(item)
             words += flag if item is True else [*flag, shlex.quote(shown)]
     return " ".join(words)
+
+
+def typed_flags(ctx: typer.Context, *, but: Collection[str]) -> dict[str, Any]:
+    """Give the flags that were typed, by name and without those of `but`: what a default says is not typed."""
+    typed = {}
+    for name, value in ctx.params.items():
+        source = ctx.get_parameter_source(name)
+        if name not in but and source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT"):
+            typed[name] = value
+    return typed
 
 
 class OchatCommand(TyperCommand):

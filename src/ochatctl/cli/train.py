@@ -18,6 +18,7 @@ from ochatctl.cli.options import (
     Seed,
     TrustRemoteCode,
     Yes,
+    typed_flags,
 )
 from ochatctl.cli.output import Output, examples
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ochatctl.train.records import Record
 
 _PLAIN_LINES = 10
+_NOT_OF_A_RUN = {"preset", "sets", "dry_run", "quiet", "json"}
 _OPENCHAT_FLAGS = {
     "--model_type": "--family",
     "--model_path": "--model",
@@ -35,6 +37,7 @@ _OPENCHAT_FLAGS = {
     "--batch_size_per_gpu": "--batch-size-per-gpu",
     "--num_gpus": "--gpus",
     "--save_every": "--save-every",
+    "--gradient-checkpointing": "--ac=full",
 }
 
 
@@ -63,6 +66,14 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    ctx: typer.Context,
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="NAME|FILE.toml", help="Values to start from: `ochatctl presets`.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of a preset and its TOML value, as `optim.lr=2e-5`."),
+    ] = None,
     model: MaybeModel = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="PREFIX", help="A packed data set: PREFIX.train.parquet.")
@@ -91,14 +102,15 @@ def train(
         int | None, typer.Option("--batch-tokens", min=1, help="A rank's batch, in tokens instead.")
     ] = None,
     accumulation: Annotated[
-        int, typer.Option("--accumulation", min=1, help="Batches that a rank adds up before an optimizer step.")
-    ] = 1,
+        int | None, typer.Option("--accumulation", min=1, help="Batches that a rank adds up before an optimizer step.")
+    ] = None,
     save_every: Annotated[
         int, typer.Option("--save-every", min=1, help="Epochs between saved models; the last is always saved.")
     ] = 1,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, to save memory.")
-    ] = False,
+    ac: Annotated[
+        Literal["none", "selective", "full", "auto"],
+        typer.Option("--ac", help="Activations that are computed twice, to save memory."),
+    ] = "none",
     family: MaybeFamily = None,
     seed: Seed = 0,
     trust_remote_code: TrustRemoteCode = False,
@@ -108,13 +120,12 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a model on a packed data set, padding-free, on any number of GPUs or CPU processes."""
-    flags = dict(locals())
     from ochatctl.train.launch import train as run
     from ochatctl.train.prepare import prepare
-    from ochatctl.train.request import TrainRequest
+    from ochatctl.train.settings import read_request
 
     output = Output(as_json=json, quiet=quiet)
-    plan = prepare(TrainRequest(**{name: flags[name] for name in TrainRequest.__dataclass_fields__}))
+    plan = prepare(read_request(preset=preset, sets=sets or (), flags=typed_flags(ctx, but=_NOT_OF_A_RUN)))
     for note in plan.notes:
         output.note(note)
     if dry_run:

@@ -3,28 +3,24 @@
 in: TrainRequest, out: RunPlan. No torch where the run is on CPU.
 """
 
-import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ochatctl.chat.families import Family
 from ochatctl.data.dataset import PackedDataset, open_dataset, split_path
 from ochatctl.data.packing import Plan, plan_epoch
-from ochatctl.errors import ConfigError, UsageProblem
+from ochatctl.errors import UsageProblem
 from ochatctl.files import require_disk
 from ochatctl.hub import local_data, local_model
+from ochatctl.train.batch import choose_batch
 from ochatctl.train.checks import check_family, check_model, check_out, family_name, weight_bytes
 from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.launch_lines import launcher_argv
 from ochatctl.train.place import choose_strategy, place
 from ochatctl.train.request import TrainRequest
 from ochatctl.train.schedule import auto_lr
-
-# A bin of OpenChat's is 8 x 4096 tokens, which only a large data set fills often enough.
-_DEFAULT_ROWS_PER_BIN = 8
-_CPU_BATCH_TOKENS = 2048
-_MIN_STEPS_PER_EPOCH = 8
+from ochatctl.train.unbuilt import refuse_unbuilt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +52,7 @@ def prepare(request: TrainRequest) -> RunPlan:
     """
     model, data, out = _named(request)
     notes: list[str] = []
+    refuse_unbuilt(request)
     device, num_ranks = place(request, notes)
     strategy = choose_strategy(request, notes)
     check_out(request, out, notes)
@@ -64,11 +61,19 @@ def prepare(request: TrainRequest) -> RunPlan:
     model_dir = local_model(model).absolute()
     family = check_family(request, model_dir, dataset)
     check_model(model_dir, dataset, data)
-    bins_per_step = num_ranks * request.accumulation
-    batch_tokens = _batch_tokens(request, device, family, dataset, bins_per_step, notes)
+    batch = choose_batch(
+        request,
+        family=family,
+        dataset=dataset,
+        num_ranks=num_ranks,
+        on_cpu=device == "cpu",
+        fits=lambda tokens: True,
+        notes=notes,
+    )
+    bins_per_step = num_ranks * batch.accumulation
     plans = [
         plan_epoch(
-            dataset.lengths, bin_tokens=batch_tokens, bins_per_step=bins_per_step, seed=request.seed, epoch=epoch
+            dataset.lengths, bin_tokens=batch.tokens, bins_per_step=bins_per_step, seed=request.seed, epoch=epoch
         )
         for epoch in range(request.epochs)
     ]
@@ -85,14 +90,14 @@ def prepare(request: TrainRequest) -> RunPlan:
         dtype="float32" if device == "cpu" else "bfloat16",
         num_ranks=num_ranks,
         num_epochs=request.epochs,
-        batch_tokens=batch_tokens,
-        accumulation_steps=request.accumulation,
+        batch_tokens=batch.tokens,
+        accumulation_steps=batch.accumulation,
         save_every_epochs=request.save_every,
         seed=request.seed,
         num_threads=max(1, _num_cores() // num_ranks),
-        gradient_checkpointing=request.gradient_checkpointing,
+        gradient_checkpointing=request.ac == "full",
         trust_remote_code=request.trust_remote_code,
-        optim=OptimConfig(lr=lr),
+        optim=_optim(request, lr),
     )
     num_saves = sum(config.saves_after(epoch) for epoch in range(config.num_epochs))
     require_disk(out, need_bytes=num_saves * weight_bytes(model_dir))
@@ -110,42 +115,6 @@ def _named(request: TrainRequest) -> tuple[str, str, Path]:
     return request.model, request.data, request.out
 
 
-def _batch_tokens(
-    request: TrainRequest,
-    device: str,
-    family: Family,
-    dataset: PackedDataset,
-    bins_per_step: int,
-    notes: list[str],
-) -> int:
-    """Give one rank's tokens a forward pass."""
-    if request.batch_tokens is not None and request.batch_size_per_gpu is not None:
-        raise ConfigError(
-            "`--batch-tokens` and `--batch-size-per-gpu` say the same thing twice", hint="leave one of them out"
-        )
-    longest, total = int(dataset.lengths.max(initial=1)), int(dataset.lengths.sum())
-    asked = request.batch_tokens or (request.batch_size_per_gpu or 0) * family.context_tokens
-    if asked:
-        if asked < longest:
-            raise ConfigError(
-                f"a batch of {asked} tokens a rank cannot hold the longest conversation, {longest} tokens",
-                hint=request.command(batch_tokens=longest, batch_size_per_gpu=None),
-            )
-        if request.batch_tokens is None and total <= asked * bins_per_step:
-            notes.append(
-                f"one step an epoch: all data, {total} tokens, fits one step of {asked * bins_per_step}; "
-                "`--batch-tokens N` makes it smaller"
-            )
-        return asked
-    usual = _DEFAULT_ROWS_PER_BIN * family.context_tokens
-    usual = usual if device == "cuda" else min(usual, _CPU_BATCH_TOKENS)
-    even = math.ceil(total / (bins_per_step * _MIN_STEPS_PER_EPOCH))
-    chosen = max(longest, min(usual, even))
-    if chosen < usual:
-        notes.append(f"batch of {chosen} tokens a rank, so that an epoch has several steps; `--batch-tokens` sets it")
-    return chosen
-
-
 def _supervised_tokens(dataset: PackedDataset) -> int:
     counted = sum(dataset.conditions.values())
     if counted:
@@ -155,13 +124,20 @@ def _supervised_tokens(dataset: PackedDataset) -> int:
 
 
 def _lr(request: TrainRequest, family: Family, supervised: float, notes: list[str]) -> float:
-    if request.lr is not None:
-        return request.lr
+    if request.optim.lr is not None:
+        return request.optim.lr
     lr = auto_lr(supervised_tokens=supervised, divisor=family.lr_divisor)
     notes.append(
         f"learning rate {lr:.3g} = 3e-4 x sqrt({supervised:.0f} supervised tokens a step / 4e6) / {family.lr_divisor:g}"
     )
     return lr
+
+
+def _optim(request: TrainRequest, lr: float) -> OptimConfig:
+    """Give the optimizer; what nobody asked for keeps its default."""
+    names = {field.name for field in fields(OptimConfig)} - {"lr"}
+    asked = {name: getattr(request.optim, name) for name in names}
+    return OptimConfig(lr=lr, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _run_plan(

@@ -1,0 +1,29 @@
+"""Keys that presets may hold and that no code stands behind yet: refused, never ignored."""
+
+from typing import Any
+
+from ochatctl.errors import ConfigError
+from ochatctl.train.request import TrainRequest, flat
+
+# Key -> the values that do stand.
+_BUILT: dict[str, tuple[Any, ...]] = {
+    "ac": ("none", "full"),
+    "compile": (False,),
+    "lora": (None,),
+    "quantize": ("none",),
+    "rope_scaling": (None,),
+    "optim.optimizer": ("adamw",),
+    "offload": ("none",),
+}
+
+
+def refuse_unbuilt(request: TrainRequest) -> None:
+    """Refuse what cannot be done yet.
+
+    Raises:
+        ConfigError: names the key and what it takes instead.
+    """
+    for key, value in flat(request).items():
+        if key in _BUILT and value not in _BUILT[key]:
+            stands = " or ".join(f"`{item}`" for item in _BUILT[key] if item is not None) or "nothing"
+            raise ConfigError(f"`{key} = {value}` is not implemented yet; `{key}` takes {stands}")
