@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.config import build
 from ochatctl.data.encode import IGNORED_LABEL, Row, tokenizer_digest
 from ochatctl.errors import ConfigError, DataError
 from ochatctl.files import atomic_file
@@ -194,6 +195,17 @@ class PackedDataset:
                 largest = max(largest, int(values.max(initial=-1)))
         return largest
 
+    def blocks(self, columns: Sequence[str]) -> Iterator[Any]:
+        """Give all rows in order, as Arrow record batches of some megabytes.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            yield from read_blocks(self._file, columns, longest_tokens=int(self.lengths.max(initial=1)))
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: cannot be read to its end: {error}", hint=_PACK_HINT) from error
+
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuse a tokenizer other than the one that the ids came from.
 
@@ -295,7 +307,10 @@ def read_info(path: Path, schema: Any) -> DatasetInfo:
             hint="pip install -U ochatctl",
         )
     known = ("model_type", "conditions", "context_tokens", "num_tokens", "tokenizer_digest", "model_dir")
-    return DatasetInfo(**{key: table[key] for key in known if key in table})
+    try:
+        return build(DatasetInfo, {key: table[key] for key in known if key in table}, where=f"{path}: its metadata")
+    except ConfigError as error:
+        raise DataError(error.message, hint=_PACK_HINT) from error
 
 
 def read_blocks(file: Any, columns: Sequence[str], *, longest_tokens: int) -> Iterator[Any]:
