@@ -1,15 +1,95 @@
 """A trained model as a Hugging Face folder: weights, configs, the base's tokenizer, chat template, openchat.json."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ochatctl.chat.families import Family, write_chat_files
 from ochatctl.chat.tokenizer import Tokenizer, copy_tokenizer
+from ochatctl.errors import RunError
 from ochatctl.files import atomic_dir, read_json, write_json
+from ochatctl.train.config import TrainConfig
+from ochatctl.train.course import Course, Progress
+from ochatctl.train.ranks import Ranks
+from ochatctl.train.records import Record, Saved, SaveFailed
+from ochatctl.train.strategies.base import Strategy
 
+# Writing a file takes a second copy of it in memory.
+_FILE_SIZE = "5GB"
 _GENERATION_CONFIG = "generation_config.json"
+
+
+class Exporter:
+    """Saves the model after an epoch. A disk that fails does not end the run: it is said, and training goes on."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        strategy: Strategy,
+        ranks: Ranks,
+        model: Any,
+        family: Family,
+        tokenizer: Tokenizer,
+        conditions: dict[str, int],
+        *,
+        tell: Callable[[Record], None],
+    ) -> None:
+        self._config, self._strategy, self._ranks, self._model = config, strategy, ranks, model
+        self._chat = (family, tokenizer, conditions)
+        self._tell = tell
+        self._unsaved_end = ""
+
+    def save(self, epoch: int, step: int) -> None:
+        """Gather the model and write its folder. All ranks call it."""
+        state = self._strategy.full_state(saved_dtype(self._config.model_dir))
+        path, fault = self._config.checkpoint_dir(epoch), ""
+        if self._ranks.is_first:
+            try:
+                self._write(path, state)
+            except (OSError, RuntimeError, SafetensorError) as error:
+                fault = str(error)
+        has_failed = self._ranks.sums(torch.tensor([float(bool(fault))], device=self._ranks.device))[0] > 0
+        if not has_failed:
+            self._tell(Saved(epoch=epoch + 1, path=str(path)))
+            return
+        if self._ranks.is_first:
+            self._tell(SaveFailed(step=step, what=f"the model of epoch {epoch + 1}", reason=fault))
+            if epoch + 1 == self._config.num_epochs:
+                self._unsaved_end = fault
+
+    def make_up_for(self, progress: Progress, course: Course) -> None:
+        """Save the model of an epoch whose end is where the run goes on, and which could not be saved then."""
+        is_end = not course.legs or course.legs[0].epoch > progress.epoch or course.legs[0].is_done
+        path = self._config.checkpoint_dir(progress.epoch)
+        if is_end and self._config.saves_after(progress.epoch) and not path.is_dir():
+            self.save(progress.epoch, progress.step)
+
+    def refuse_unsaved_end(self) -> None:
+        """End with an error where the trained model could not be saved.
+
+        Raises:
+            RunError: it could not.
+        """
+        if self._unsaved_end:
+            raise RunError(
+                f"the trained model could not be saved: {self._unsaved_end}",
+                hint="make room, then the same command goes on from the last checkpoint",
+            )
+
+    def _write(self, path: Path, state: dict[str, torch.Tensor]) -> None:
+        family, tokenizer, conditions = self._chat
+        save_checkpoint(
+            path,
+            model=self._model,
+            state=state,
+            base_dir=self._config.model_dir,
+            family=family,
+            tokenizer=tokenizer,
+            conditions=conditions,
+        )
 
 
 def save_checkpoint(
@@ -33,7 +113,7 @@ def save_checkpoint(
     # transformers refuses to write some published ones, such as Llama 2's own; the base's file is copied instead.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     with atomic_dir(path) as part:
-        model.save_pretrained(part, state_dict=state, is_main_process=True)
+        model.save_pretrained(part, state_dict=state, is_main_process=True, max_shard_size=_FILE_SIZE)
         _write_dtype(part, dtype)
         copy_tokenizer(base_dir, part)
         write_chat_files(part, family, tokenizer, conditions=conditions)

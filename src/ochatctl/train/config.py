@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ochatctl.errors import ConfigError
 
@@ -12,6 +12,7 @@ RUN_FILE = "run.json"
 StrategyName = Literal["fsdp", "deepspeed"]
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16"]
+Offload = Literal["none", "optimizer", "all"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,7 @@ class TrainConfig:
     """A run with nothing left to decide.
 
     Units: `batch_tokens` is what one rank takes in one forward pass; an optimizer step takes `num_ranks` x
-    `accumulation_steps` of them. `num_threads` is CPU threads a rank.
+    `accumulation_steps` of them. `num_threads` is CPU threads a rank; `num_ranks` is over all nodes.
     """
 
     model_dir: Path
@@ -63,6 +64,22 @@ class TrainConfig:
     num_threads: int = 1
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+    # Resume checkpoints: at each epoch that is saved, every so many steps or seconds, and when told to stop.
+    save_every_steps: int | None = None
+    save_every_seconds: float | None = None
+    keep: int = 1
+    # The checkpoint that this run goes on from.
+    resume_from: Path | None = None
+    grace_seconds: float = 120.0
+    # How long a rank waits for the others before it gives them up.
+    timeout_seconds: float = 1800.0
+    max_bad_steps: int = 3
+    num_nodes: int = 1
+    node_rank: int = 0
+    rendezvous: str | None = None
+    offload: Offload = "none"
+    # What goes through to DeepSpeed as it is.
+    deepspeed: dict[str, Any] = field(default_factory=dict)
     version: int = field(default=VERSION)
 
     def __post_init__(self) -> None:
@@ -72,7 +89,18 @@ class TrainConfig:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.num_threads >= 1, "num_threads", self.num_threads, "at least 1")
         _require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        _require(self.offload != "all" or self.zero_stage == 3, "offload", self.offload, "possible below ZeRO stage 3")
+        _require(self.offload == "none" or self.zero_stage > 0, "offload", self.offload, "possible at ZeRO stage 0")
+        _require(self.offload == "none" or self.strategy == "deepspeed", "offload", self.offload, "possible with FSDP2")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        for name in ("keep", "max_bad_steps", "num_nodes"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("save_every_steps", "save_every_seconds", "grace_seconds", "timeout_seconds"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "above 0")
+        _require(0 <= self.node_rank < self.num_nodes, "node_rank", self.node_rank, f"below {self.num_nodes} nodes")
+        _require(self.num_nodes == 1 or bool(self.rendezvous), "rendezvous", self.rendezvous, "HOST:PORT of a node")
+        _require(self.num_ranks % self.num_nodes == 0, "num_ranks", self.num_ranks, f"a multiple of {self.num_nodes}")
 
     @property
     def bins_per_step(self) -> int:

@@ -64,6 +64,11 @@ class _Leg:
     steps: tuple[Bins, ...]
     digest: str
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every step of the epoch was taken before."""
+        return self.num_taken >= len(self.steps)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Course:

@@ -1,17 +1,15 @@
 """The training loop, as each rank runs it: `python -m ochatctl.train.loop run.json`.
 
-in: run.json (a TrainConfig), out: `ep_N/` folders, `metrics.jsonl`, and records on standard output for the parent.
+in: run.json (a TrainConfig), out: `ep_N/` and `resume/step_N/` folders, `metrics.jsonl`, and records on standard output
+for the parent.
 """
 
-import json
 import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import torch
 import torch.distributed as dist
@@ -19,85 +17,88 @@ import torch.distributed as dist
 from ochatctl.chat.families import load_family
 from ochatctl.config import read_run
 from ochatctl.data.dataset import PackedDataset, open_dataset
-from ochatctl.data.packing import PackedBatch, pack, plan_epoch
-from ochatctl.errors import OchatError, RunError
-from ochatctl.train.checkpoint import save_checkpoint
+from ochatctl.data.packing import COST_PER_SQUARED_TOKEN, PackedBatch, pack
+from ochatctl.errors import OchatError
+from ochatctl.train.checkpoint import Exporter
 from ochatctl.train.config import TrainConfig
+from ochatctl.train.course import Bins, plan_course
+from ochatctl.train.faults import BadSteps, memory_hints
 from ochatctl.train.loss import batch_loss
 from ochatctl.train.model import load_model
+from ochatctl.train.parent import StopSwitch, tell_parent
 from ochatctl.train.ranks import Ranks, join_ranks
-from ochatctl.train.records import (
-    METRICS_FILE,
-    METRICS_FORMAT,
-    METRICS_VERSION,
-    PARENT_HOLDS_STDIN,
-    Failed,
-    Record,
-    Saved,
-    Started,
-    Stepped,
-    to_line,
-)
+from ochatctl.train.records import Failed, Resumed, Started, Stepped, Stopped, Stopping
+from ochatctl.train.reporter import Reporter
+from ochatctl.train.resume import open_checkpoint, step_dir
+from ochatctl.train.saver import Saver
 from ochatctl.train.schedule import lr_at
 from ochatctl.train.strategies.base import Strategy, make_strategy
 
-Bins = tuple[tuple[int, ...], ...]
 
-
-def run(config: TrainConfig) -> None:
+def run(config: TrainConfig, stop: StopSwitch) -> None:
     """Train as the config says, on this rank.
 
     Raises:
-        RunError: the loss or the gradient is not finite.
+        RunError: the loss or the gradient is not finite several times in a row, memory has run out, or the trained
+            model could not be saved.
     """
     ranks = join_ranks(config)
     family, tokenizer = load_family(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
     dataset = open_dataset(config.data_path)
-    plans = [
-        plan_epoch(
-            dataset.lengths,
-            bin_tokens=config.batch_tokens,
-            bins_per_step=config.bins_per_step,
-            seed=config.seed,
-            epoch=epoch,
-        )
-        for epoch in range(config.num_epochs)
-    ]
-    num_steps = sum(len(plan.steps) for plan in plans)
+    point = open_checkpoint(config.resume_from, check_parts=False) if config.resume_from else None
+    course = plan_course(
+        dataset.lengths,
+        num_epochs=config.num_epochs,
+        bins_per_step=config.bins_per_step,
+        bin_tokens=config.batch_tokens,
+        seed=config.seed,
+        after=point.manifest.progress if point else None,
+    )
 
     torch.manual_seed(config.seed)
     model = load_model(config)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     strategy = make_strategy(model, config, ranks)
-    report = Reporter(config, ranks)
-    report.send(Started(strategy=strategy.name, num_parameters=num_parameters, num_steps=num_steps))
+    ranks.seed(config.seed)
+    report = Reporter(config, ranks, after_step=course.first_step - 1)
+    saver = Saver(config, strategy, ranks, num_steps=course.num_steps, tell=report.send, last=point)
+    export = Exporter(config, strategy, ranks, model, family, tokenizer, dataset.conditions, tell=report.send)
+    bad_steps = BadSteps(config, ranks)
+    report.send(Started(strategy=strategy.name, num_parameters=num_parameters, num_steps=course.num_steps))
+    seconds_before = 0.0
+    if point:
+        saver.load(point)
+        seconds_before = point.manifest.seconds
+        report.send(Resumed(step=course.first_step - 1, path=str(point.path)))
+        export.make_up_for(point.manifest.progress, course)
+    probe_memory(strategy, dataset, course.costliest(dataset.lengths, COST_PER_SQUARED_TOKEN), config, ranks)
 
-    step = 0
-    began = time.perf_counter()
-    for epoch, plan in enumerate(plans):
-        for bins in plan.steps:
-            step += 1
-            step_began = time.perf_counter()
-            lr = lr_at(
-                step,
-                num_steps=num_steps,
-                peak=config.optim.lr,
-                warmup_ratio=config.optim.warmup_ratio,
-                min_lr_ratio=config.optim.min_lr_ratio,
+    began = time.perf_counter() - seconds_before
+    for planned in course.steps():
+        step_began = time.perf_counter()
+        lr = lr_at(
+            planned.step,
+            num_steps=course.num_steps,
+            peak=config.optim.lr,
+            warmup_ratio=config.optim.warmup_ratio,
+            min_lr_ratio=config.optim.min_lr_ratio,
+        )
+        with memory_hints(config, f"at step {planned.step}"):
+            wishes = (stop.is_on, saver.is_due)
+            loss, grad_norm, (wants_stop, wants_save) = train_step(
+                strategy, step_batches(dataset, planned.bins, ranks), ranks, lr, wishes
             )
-            loss, grad_norm = train_step(strategy, step_batches(dataset, bins, ranks), ranks, lr)
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                raise RunError(
-                    f"step {step}: the loss is {loss} and its gradient's norm {grad_norm}; rows {_first_rows(bins)}",
-                    hint="lower `--lr`, or look at those rows of the data",
-                )
-            tokens = int(sum(dataset.lengths[list(rows)].sum() for rows in bins))
-            now = time.perf_counter()
+        now = time.perf_counter()
+        skipped = bad_steps.see(planned, loss=loss, grad_norm=grad_norm)
+        if skipped:
+            report.send(skipped)
+        else:
+            tokens = int(sum(dataset.lengths[list(rows)].sum() for rows in planned.bins))
             report.step(
                 Stepped(
-                    step=step,
-                    num_steps=num_steps,
-                    epoch=epoch + 1,
+                    step=planned.step,
+                    num_steps=course.num_steps,
+                    epoch=planned.epoch + 1,
                     num_epochs=config.num_epochs,
                     loss=loss,
                     lr=lr,
@@ -107,41 +108,48 @@ def run(config: TrainConfig) -> None:
                     seconds=now - began,
                 )
             )
-        if config.saves_after(epoch):
-            state = strategy.full_state()
-            if ranks.is_first:
-                save_checkpoint(
-                    config.checkpoint_dir(epoch),
-                    model=model,
-                    state=state,
-                    base_dir=config.model_dir,
-                    family=family,
-                    tokenizer=tokenizer,
-                    conditions=dataset.conditions,
-                )
-            dist.barrier()
-            report.send(Saved(epoch=epoch + 1, path=str(config.checkpoint_dir(epoch))))
+        if wants_stop:
+            report.send(Stopping(step=planned.step))
+        if planned.ends_epoch and config.saves_after(planned.epoch):
+            export.save(planned.epoch, planned.step)
+        may_save = not bad_steps.in_a_row  # the weights may be spoilt, and the last checkpoint is not
+        if (wants_stop and planned.step < course.num_steps) or (may_save and (wants_save or saver.is_planned(planned))):
+            saver.save(planned.progress, seconds=time.perf_counter() - began)
+        if wants_stop and planned.step < course.num_steps:
+            is_saved = saver.last_saved() == planned.step
+            path = step_dir(config.out_dir, planned.step)
+            report.send(Stopped(step=planned.step, path=str(path) if is_saved else ""))
+            break
+    saver.wait()
     report.close()
+    dist.barrier()
     dist.destroy_process_group()
+    export.refuse_unsaved_end()
 
 
 def train_step(
-    strategy: Strategy, batches: Iterator[tuple[PackedBatch, bool]], ranks: Ranks, lr: float
-) -> tuple[float, float]:
-    """Take one optimizer step; give its loss over all ranks and the norm of its gradient before clipping.
+    strategy: Strategy,
+    batches: Iterator[tuple[PackedBatch, bool]],
+    ranks: Ranks,
+    lr: float,
+    wishes: tuple[bool, ...] = (),
+) -> tuple[float, float, list[bool]]:
+    """Take one optimizer step; give its loss over all ranks, the norm of its gradient before clipping, and which of the
+    wishes any rank has.
 
-    A loss that is not finite takes no step.
+    Where loss or norm is not finite, no step is taken.
     """
     loss_sum = torch.zeros((), device=ranks.device)
     for batch, is_last in batches:
         loss = batch_loss(strategy.model, batch, ranks.device)
         loss_sum += loss.detach()
         # Strategies average gradients over ranks, and our shares of the loss are to be summed.
-        strategy.backward(loss * ranks.num_ranks, is_last=is_last)
-    total = ranks.sum(loss_sum)
-    if not math.isfinite(total):
-        return total, math.nan
-    return total, strategy.step(lr)
+        # A loss that is not finite may have a gradient that is: it must not be taken for a good one.
+        scale = torch.where(loss.detach().isfinite(), float(ranks.num_ranks), math.nan)
+        strategy.backward(loss * scale, is_last=is_last)
+    flags = torch.tensor(wishes, dtype=loss_sum.dtype, device=ranks.device)
+    total, *wished = ranks.sums(torch.cat([loss_sum[None], flags]))
+    return total, strategy.step(lr), [wish > 0 for wish in wished]
 
 
 def step_batches(dataset: PackedDataset, bins: Bins, ranks: Ranks) -> Iterator[tuple[PackedBatch, bool]]:
@@ -156,63 +164,33 @@ def step_batches(dataset: PackedDataset, bins: Bins, ranks: Ranks) -> Iterator[t
         yield pack([dataset.row(row) for row in rows], step_loss_weight=step_loss_weight), number == len(own)
 
 
-class Reporter:
-    """Tells the parent and `metrics.jsonl`; only rank 0 says anything."""
+def probe_memory(
+    strategy: Strategy, dataset: PackedDataset, rows: tuple[int, ...], config: TrainConfig, ranks: Ranks
+) -> None:
+    """Take the costliest bin forward and backward before the first step, so that memory runs out now or never.
 
-    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
-        self._metrics: IO[str] | None = None
-        self._is_first = ranks.is_first
-        if ranks.is_first:
-            self._metrics = (config.out_dir / METRICS_FILE).open("w", encoding="utf-8", buffering=1)
-            self._metrics.write(json.dumps({"format": METRICS_FORMAT, "version": METRICS_VERSION}) + "\n")
-
-    def send(self, record: Record) -> None:
-        """Tell the parent."""
-        if self._is_first:
-            tell_parent(record)
-
-    def step(self, record: Stepped) -> None:
-        """Tell the parent and `metrics.jsonl` of a step."""
-        self.send(record)
-        if self._metrics is not None:
-            table = {name: getattr(record, name) for name in record.__dataclass_fields__}
-            self._metrics.write(json.dumps(table) + "\n")
-
-    def close(self) -> None:
-        """Close `metrics.jsonl`."""
-        if self._metrics is not None:
-            self._metrics.close()
-
-
-def tell_parent(record: Record) -> None:
-    """Write a record as one line, in one piece: all ranks share the pipe."""
-    sys.stdout.flush()
-    os.write(sys.stdout.fileno(), to_line(record).encode())
-
-
-def die_with_parent() -> None:
-    """End this process when the parent has gone, however it went: its end of our standard input closes then."""
-    if os.environ.get(PARENT_HOLDS_STDIN) != "1":
+    Raises:
+        RunError: it does; says what to lower.
+    """
+    if ranks.device.type != "cuda" or not rows:
         return
-
-    def wait_for_end() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
-
-
-def _first_rows(bins: Bins) -> str:
-    rows = [str(row) for rows in bins for row in rows]
-    return ", ".join(rows[:20]) + (f" and {len(rows) - 20} more" if len(rows) > 20 else "")
+    random_state = ranks.random_state()
+    batch = pack([dataset.row(row) for row in rows], step_loss_weight=1.0)
+    with memory_hints(config, f"on the largest batch, {len(batch.input_ids_T)} tokens"):
+        for number in range(config.accumulation_steps):
+            loss = batch_loss(strategy.model, batch, ranks.device)
+            # A gradient that is not a number is one that every strategy forgets without a step.
+            strategy.backward(loss * math.nan, is_last=number + 1 == config.accumulation_steps)
+        strategy.step(0.0)
+    ranks.set_random_state(random_state)
 
 
 def main(arguments: list[str]) -> int:
     """Run a rank; an error of ours goes to the parent as a record."""
-    die_with_parent()
+    stop = StopSwitch()
+    stop.listen()
     try:
-        run(read_run(TrainConfig, Path(arguments[0])))
+        run(read_run(TrainConfig, Path(arguments[0])), stop)
     except OchatError as error:
         rank = int(os.environ.get("RANK", "0"))
         tell_parent(Failed(rank=rank, kind=type(error).__name__, message=error.message, hint=error.hint))
@@ -221,4 +199,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(__import__("sys").argv[1:]))
+    raise SystemExit(main(sys.argv[1:]))

@@ -2,15 +2,15 @@
 
 import datetime
 import os
+import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ochatctl.errors import EnvironmentProblem
 from ochatctl.train.config import TrainConfig
-
-_TIMEOUT = datetime.timedelta(minutes=30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +20,8 @@ class Ranks:
     rank: int
     num_ranks: int
     device: torch.device
+    # The one rank of this node that talks to its parent.
+    is_first_here: bool = True
 
     @property
     def is_first(self) -> bool:
@@ -31,6 +33,32 @@ class Ranks:
         total = value.detach().clone()
         dist.all_reduce(total)
         return float(total)
+
+    def sums(self, values: torch.Tensor) -> list[float]:
+        """Give the sums of several scalars over all ranks, for the price of one."""
+        totals = values.detach().clone()
+        dist.all_reduce(totals)
+        return [float(total) for total in totals.tolist()]
+
+    def seed(self, seed: int) -> None:
+        """Make dropout random, and another one on each rank."""
+        own = (seed * 100_003 + self.rank) % (1 << 63)
+        torch.manual_seed(own)
+        random.seed(own)
+
+    def random_state(self) -> dict[str, Any]:
+        """Give what the next random number depends on."""
+        state: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def set_random_state(self, state: dict[str, Any]) -> None:
+        """Go on where `random_state` was."""
+        torch.set_rng_state(state["cpu"])
+        random.setstate(state["python"])
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
 def join_ranks(config: TrainConfig) -> Ranks:
@@ -52,5 +80,6 @@ def join_ranks(config: TrainConfig) -> Ranks:
     if num_ranks == 1:
         dist.init_process_group(backend, init_method="tcp://localhost:0", rank=0, world_size=1)
     else:
-        dist.init_process_group(backend, timeout=_TIMEOUT)
-    return Ranks(rank=rank, num_ranks=num_ranks, device=device)
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=config.timeout_seconds))
+    is_first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    return Ranks(rank=rank, num_ranks=num_ranks, device=device, is_first_here=is_first_here)

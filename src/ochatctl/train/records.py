@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,58 @@ class Saved:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Resumed:
+    """The ranks go on after this step, from this checkpoint."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeSaved:
+    """A resume checkpoint is whole under its final name."""
+
+    step: int
+    path: str
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaveFailed:
+    """Something could not be written; what was written before it stays, and training goes on."""
+
+    step: int
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skipped:
+    """A step was not taken, since its loss or its gradient is not finite; `loss` and `grad_norm` are in words."""
+
+    step: int
+    loss: str
+    grad_norm: str
+    in_a_row: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopping:
+    """The ranks have agreed to save and stop after this step."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopped:
+    """The ranks have stopped before the end. `path` is this step's checkpoint; empty: it could not be saved."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Failed:
     """A rank met an error of ours and stops; `kind` is the class's name."""
 
@@ -59,8 +112,8 @@ class Failed:
     hint: str
 
 
-Record = Started | Stepped | Saved | Failed
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Started, Stepped, Saved, Failed)}
+Record = Started | Resumed | Stepped | Skipped | Saved | ResumeSaved | SaveFailed | Stopping | Stopped | Failed
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Record)}
 _START = '{"ochatctl": '
 
 

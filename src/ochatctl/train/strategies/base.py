@@ -1,5 +1,7 @@
 """What the training loop needs of a way to spread a model over ranks."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -26,13 +28,34 @@ class Strategy(Protocol):
     def step(self, lr: float) -> float:
         """Clip, take the optimizer step and forget the gradients; give the gradient's norm before clipping.
 
-        Where the norm is not finite, the weights may be spoilt: the run must end.
+        Where the norm is not finite, on all ranks alike, the gradients are forgotten and no step is taken.
         """
         ...
 
-    def full_state(self) -> dict[str, torch.Tensor]:
-        """Gather the whole model: the weights, on CPU, on rank 0; nothing on the others. All ranks call it."""
+    def full_state(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Gather the whole model in `dtype`, one weight at a time, on CPU, on rank 0; nothing on the others.
+
+        All ranks call it.
+        """
         ...
+
+    def save_shards(self, folder: Path) -> Callable[[], object]:
+        """Write each rank's share of weights and optimizer; give what waits for the end of it. All ranks call both.
+
+        Training may go on before it is called, and then on another thread than this one's.
+
+        Raises:
+            SaveFault: from either, on the ranks that failed at least.
+        """
+        ...
+
+    def load_shards(self, folder: Path) -> None:
+        """Bring back what `save_shards` wrote, as the first thing that is done with this object."""
+        ...
+
+
+class SaveFault(Exception):
+    """A rank could not write its share."""
 
 
 def make_strategy(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> Strategy:

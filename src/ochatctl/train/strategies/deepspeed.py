@@ -1,14 +1,20 @@
 """DeepSpeed's ZeRO: stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights too."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
+from ochatctl.presets import merge
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.ranks import Ranks
-from ochatctl.train.strategies.base import make_optimizer, set_lr
+from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr
+
+_TAG = "zero"
 
 
 class DeepSpeedStrategy:
@@ -24,6 +30,10 @@ class DeepSpeedStrategy:
             model=model, optimizer=self._optimizer, config=engine_config(config), dist_init_required=False
         )
         self._engine: Any = self.model
+        self._files = _Files()
+        self._engine.checkpoint_engine = self._files
+        # The script that joins the shards would be copied beside every checkpoint, on rank 0 alone.
+        self._engine._copy_recovery_script = lambda folder: None
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)
@@ -34,24 +44,61 @@ class DeepSpeedStrategy:
         set_lr(self._engine.optimizer, lr)
         # Stage 0 in float32 clips as well, and keeps no norm; its gradients are whole on every rank.
         before = self._plain_norm() if self._is_plain else 0.0
-        self._engine.step()
+        if not math.isfinite(before):
+            self._engine.module.zero_grad()
+            return before
+        self._engine.step()  # with ZeRO it skips by itself what is not finite
         return before if self._is_plain else float(self._engine.get_global_grad_norm())
 
     def _plain_norm(self) -> float:
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
 
-    def full_state(self) -> dict[str, torch.Tensor]:
-        if self._zero_stage == 3:
-            state = self._engine._zero3_consolidated_16bit_state_dict()
-        else:
-            state = self._engine.module.state_dict() if self._is_first else None
-        return {name: value.detach().cpu() for name, value in (state or {}).items()}
+    def full_state(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        state = {}
+        module = self._engine.module
+        whole = module.state_dict(keep_vars=True) if self._zero_stage < 3 else dict(module.named_parameters())
+        for name, value in whole.items():
+            # One at a time, so that no rank ever holds a second copy of the model.
+            with deepspeed.zero.GatheredParameters([value], enabled=self._zero_stage == 3):
+                if self._is_first:
+                    state[name] = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype)
+        return state
+
+    def save_shards(self, folder: Path) -> Callable[[], object]:
+        self._files.fault = ""
+        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        fault = self._files.fault
+
+        def wait() -> None:
+            if fault:
+                raise SaveFault(fault)
+
+        return wait
+
+    def load_shards(self, folder: Path) -> None:
+        self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
+
+
+class _Files(TorchCheckpointEngine):  # type: ignore[misc]  # deepspeed is untyped
+    """Writes DeepSpeed's files and remembers what failed: raised at once, it would leave the other ranks waiting."""
+
+    fault = ""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        try:
+            super().save(state_dict, path)
+        except (OSError, RuntimeError) as error:
+            self.fault = self.fault or str(error)
 
 
 def engine_config(config: TrainConfig) -> dict[str, Any]:
-    """Give the JSON that DeepSpeed is started with."""
-    return {
+    """Give the JSON that DeepSpeed is started with; what the user passes through lies below ours."""
+    out = {"device": "cpu", "pin_memory": config.device == "cuda"}
+    offload: dict[str, Any] = {} if config.offload == "none" else {"offload_optimizer": out}
+    if config.offload == "all":
+        offload["offload_param"] = out
+    ours = {
         # Rows are packed by us: DeepSpeed needs these for its own arithmetic only.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.accumulation_steps,
@@ -59,9 +106,13 @@ def engine_config(config: TrainConfig) -> dict[str, Any]:
         "bf16": {"enabled": config.dtype == "bfloat16"},
         "zero_optimization": {
             "stage": config.zero_stage,
-            "overlap_comm": config.device == "cuda",
             "stage3_gather_16bit_weights_on_model_save": True,
+            **offload,
         },
         "zero_allow_untested_optimizer": True,
+        # torch's fused AdamW runs on CPU as well, and nothing must be compiled for it.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 40,
     }
+    usual = {"zero_optimization": {"overlap_comm": config.device == "cuda"}}
+    return merge([usual, config.deepspeed, ours])

@@ -1,17 +1,25 @@
 """torch's own FSDP2: each rank holds a slice of the weights, the gradients and the optimizer's state."""
 
 import math
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.ranks import Ranks
-from ochatctl.train.strategies.base import make_optimizer, set_lr
+from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr
 
 # Below this the model is gathered in one go: two gloo ranks take 30 ms a step for it, with a group a layer more.
 _ONE_GROUP_BYTES = 64 << 20
@@ -36,6 +44,8 @@ class FsdpStrategy:
         fully_shard(model, mesh=mesh, mp_policy=policy)
         self.model = model.to(ranks.device)
         self._device = ranks.device
+        self._is_first = ranks.is_first
+        self._saving_group: dist.ProcessGroup | None = None
         self._max_grad_norm = config.optim.max_grad_norm
         self._optimizer = make_optimizer(model, config.optim)
 
@@ -66,9 +76,44 @@ class FsdpStrategy:
             torch._foreach_mul_(slices, scale)
         return grad_norm
 
-    def full_state(self) -> dict[str, torch.Tensor]:
-        state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    def full_state(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        state = {}
+        for name, value in self.model.state_dict().items():
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            if self._is_first:
+                state[name] = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype)
+        return state
+
+    def save_shards(self, folder: Path) -> Callable[[], object]:
+        # A group of its own: the writing thread's collectives must not run into those of training.
+        if self._saving_group is None:
+            self._saving_group = dist.new_group(backend="gloo")
+        # Given as the writer, it is the stager as well: a copy on CPU is taken before this returns.
+        writer = FileSystemWriter(folder, sync_files=False)
+        try:
+            future = async_save(self._state(), storage_writer=writer, process_group=self._saving_group)
+        except (OSError, CheckpointException) as error:
+            raise SaveFault(_reason(error)) from error
+        assert isinstance(future, Future)
+
+        def wait() -> None:
+            try:
+                future.result()
+            except (OSError, CheckpointException) as error:
+                raise SaveFault(_reason(error)) from error
+
+        return wait
+
+    def load_shards(self, folder: Path) -> None:
+        state = self._state()
+        load(state, storage_reader=FileSystemReader(folder))
+        set_state_dict(
+            self.model, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+        )
+
+    def _state(self) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self.model, self._optimizer)
+        return {"model": model, "optimizer": optimizer}
 
 
 def _own_slice(gradient: torch.Tensor) -> torch.Tensor:
@@ -79,3 +124,9 @@ def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     """Give the blocks that transformers itself says must not be split."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def _reason(error: BaseException) -> str:
+    """Give the first rank's own error; torch wraps it with the traceback of each rank."""
+    failures = getattr(error, "failures", None)
+    return str(next(iter(failures.values()))[0]) if failures else str(error)

@@ -1,0 +1,78 @@
+"""Steps that cannot be taken, and memory that is not there."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+
+import torch
+
+from ochatctl.errors import RunError
+from ochatctl.train.config import TrainConfig
+from ochatctl.train.course import PlannedStep
+from ochatctl.train.ranks import Ranks
+from ochatctl.train.records import Skipped
+
+BAD_STEPS_FILE = "bad_steps.jsonl"
+BAD_STEPS_FORMAT = "ochatctl-bad-steps"
+BAD_STEPS_VERSION = 1
+
+
+class BadSteps:
+    """Counts the steps in a row whose loss or gradient is not finite, and writes down their rows."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        self._path = config.out_dir / BAD_STEPS_FILE
+        self._max = config.max_bad_steps
+        self._writes = ranks.is_first
+        self.in_a_row = 0
+
+    def see(self, planned: PlannedStep, *, loss: float, grad_norm: float) -> Skipped | None:
+        """Give what to report of a step that was skipped; None where all is well.
+
+        Raises:
+            RunError: too many in a row.
+        """
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self.in_a_row = 0
+            return None
+        self.in_a_row += 1
+        rows = [row for rows in planned.bins for row in rows]
+        if self._writes:
+            self._write(planned, rows, loss, grad_norm)
+        if self.in_a_row >= self._max:
+            shown = ", ".join(str(row) for row in rows[:20]) + (f" and {len(rows) - 20} more" if rows[20:] else "")
+            raise RunError(
+                f"step {planned.step}: the loss is {loss} and its gradient's norm {grad_norm}, "
+                f"{self.in_a_row} times in a row; rows {shown}",
+                hint=f"lower `--lr`, or look at the rows that `{self._path}` names",
+            )
+        return Skipped(step=planned.step, loss=str(loss), grad_norm=str(grad_norm), in_a_row=self.in_a_row)
+
+    def _write(self, planned: PlannedStep, rows: list[int], loss: float, grad_norm: float) -> None:
+        table = {"step": planned.step, "epoch": planned.epoch + 1, "loss": str(loss), "grad_norm": str(grad_norm)}
+        is_new = not self._path.exists()
+        with self._path.open("a", encoding="utf-8") as file:
+            if is_new:
+                file.write(json.dumps({"format": BAD_STEPS_FORMAT, "version": BAD_STEPS_VERSION}) + "\n")
+            file.write(json.dumps({**table, "rows": rows}) + "\n")
+
+
+@contextlib.contextmanager
+def memory_hints(config: TrainConfig, doing: str) -> Iterator[None]:
+    """Say what to lower where the GPU's memory runs out.
+
+    Raises:
+        RunError: it has run out.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        words = [f"lower `--batch-tokens` (now {config.batch_tokens})"]
+        if not config.gradient_checkpointing:
+            words.append("recompute activations")
+        if config.strategy == "deepspeed" and config.zero_stage < 3:
+            words.append("`--zero 3`, which shards the weights as well")
+        words.append("use more GPUs")
+        reason = str(error).split(". ", 1)[0]
+        raise RunError(f"out of GPU memory {doing}: {reason}", hint=", or ".join(words)) from error
