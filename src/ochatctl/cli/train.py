@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ochatctl.cli.openchat_flags import translated
 from ochatctl.cli.options import (
     DryRun,
     Json,
@@ -29,27 +30,13 @@ if TYPE_CHECKING:
 
 _PLAIN_LINES = 10
 _NOT_OF_A_RUN = {"preset", "sets", "dry_run", "quiet", "json"}
-_OPENCHAT_FLAGS = {
-    "--model_type": "--family",
-    "--model_path": "--model",
-    "--data_path": "--data",
-    "--save_path": "--out",
-    "--batch_size_per_gpu": "--batch-size-per-gpu",
-    "--num_gpus": "--gpus",
-    "--save_every": "--save-every",
-    "--gradient-checkpointing": "--ac=full",
-}
 
 
 class TrainCommand(OchatCommand):
     """Takes OpenChat's own spellings as well."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        out = []
-        for arg in args:
-            name, equals, value = arg.partition("=")
-            out.append(_OPENCHAT_FLAGS.get(name, name) + equals + value)
-        return super().parse_args(ctx, out)
+        return super().parse_args(ctx, translated(args))
 
 
 def register(app: typer.Typer) -> None:
@@ -89,6 +76,13 @@ def train(
     ] = "auto",
     zero: Annotated[
         int | None, typer.Option("--zero", min=0, max=3, help="DeepSpeed's ZeRO stage; default: 2.")
+    ] = None,
+    offload: Annotated[
+        Literal["none", "optimizer", "all"],
+        typer.Option("--offload", help="What waits in main memory; `all`: the weights too, with `--zero 3`."),
+    ] = "none",
+    deepspeed_config: Annotated[
+        Path | None, typer.Option("--deepspeed-config", metavar="FILE.json", help="A DeepSpeed JSON to merge.")
     ] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data.")] = 5,
     lr: Annotated[

@@ -34,12 +34,16 @@ def place(request: TrainRequest, notes: list[str]) -> tuple[str, int]:
 
 def choose_strategy(request: TrainRequest, notes: list[str]) -> StrategyName:
     """Give the strategy that is asked for, or DeepSpeed where it can run."""
+    keys = ("zero", "offload", "deepspeed")
+    theirs = [key for key in keys if getattr(request, key) not in (None, "none", {})]
     if request.strategy == "fsdp":
-        if request.zero is not None:
-            raise ConfigError("`--zero` is DeepSpeed's, and the strategy is `fsdp`", hint="leave one of them out")
+        if theirs:
+            raise ConfigError(
+                f"`--{theirs[0]}` is DeepSpeed's, and the strategy is `fsdp`", hint="leave one of them out"
+            )
         return "fsdp"
     lack = _deepspeed_lacks(cpu=request.cpu)
-    if request.strategy == "deepspeed" or request.zero is not None:
+    if request.strategy == "deepspeed" or theirs:
         if not has("deepspeed"):
             raise MissingExtra("`deepspeed` is not installed", hint="pip install 'ochatctl[train]'")
         if lack:

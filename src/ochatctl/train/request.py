@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ochatctl.errors import ConfigError
+from ochatctl.train.deepspeed_json import Difference
 
 # The flags that are not called as their key is.
 FLAG_KEYS = {
@@ -73,6 +74,9 @@ class TrainRequest:
     strategy: Literal["auto", "deepspeed", "fsdp"] = "auto"
     zero: int | None = None
     offload: Literal["none", "optimizer", "all"] = "none"
+    # A DeepSpeed JSON to merge, and what goes through to DeepSpeed as it is.
+    deepspeed_config: Path | None = None
+    deepspeed: dict[str, Any] = field(default_factory=dict)
     epochs: int = 5
     batch: BatchRequest = BatchRequest()
     optim: OptimRequest = OptimRequest()
@@ -112,13 +116,15 @@ class TrainRequest:
 class Base:
     """What a request rests on: a preset, what `--set` changed in it, and the request before any flag.
 
-    `sources` says of each key that is not left to us where its value came from.
+    `sources` says of each key that is not left to us where its value came from; `differences` what a DeepSpeed JSON
+    says and what is done instead.
     """
 
     preset: str | None
     sets: tuple[str, ...]
     request: TrainRequest
     sources: Mapping[str, str]
+    differences: tuple[Difference, ...] = ()
 
 
 def flat(request: Any, *, prefix: str = "") -> dict[str, Any]:

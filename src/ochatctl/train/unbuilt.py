@@ -13,7 +13,6 @@ _BUILT: dict[str, tuple[Any, ...]] = {
     "quantize": ("none",),
     "rope_scaling": (None,),
     "optim.optimizer": ("adamw",),
-    "offload": ("none",),
 }
 
 
