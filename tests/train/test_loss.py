@@ -12,7 +12,8 @@ from ochatctl.data.encode import Row
 from ochatctl.data.packing import PackedBatch, pack
 from ochatctl.errors import ConfigError
 from ochatctl.train.config import OptimConfig, TrainConfig
-from ochatctl.train.loss import batch_loss, weighted_cross_entropy_sum
+from ochatctl.train.linear_loss import plain_cross_entropy
+from ochatctl.train.loss import batch_loss
 from ochatctl.train.model import load_model
 
 CPU = torch.device("cpu")
@@ -126,7 +127,7 @@ def test_the_loss_is_taken_in_float32() -> None:
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(64, 50, generator=draw, dtype=torch.bfloat16)
     labels, weights = torch.randint(50, (64,), generator=draw), torch.full((64,), 0.1)
-    got = weighted_cross_entropy_sum(logits, labels, weights)
+    got = plain_cross_entropy(logits, labels, weights).weighted_sum
     wanted = (F.cross_entropy(logits.double(), labels, reduction="none") * 0.1).sum()
     assert got.dtype == torch.float32
     assert float(got) == pytest.approx(float(wanted), rel=1e-6)

