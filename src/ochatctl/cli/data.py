@@ -2,7 +2,7 @@
 
 import typer
 
-from ochatctl.cli import data_clean, data_pack, data_plan, data_view
+from ochatctl.cli import data_clean, data_pack, data_plan, data_stats, data_verify, data_view
 from ochatctl.cli.output import examples
 
 
@@ -19,6 +19,6 @@ def register(app: typer.Typer) -> None:
             "ochatctl data inspect packed/chats --model DIR",
         ),
     )
-    for command in (data_clean, data_pack, data_view, data_plan):
+    for command in (data_clean, data_pack, data_view, data_stats, data_verify, data_plan):
         command.register(group)
     app.add_typer(group)

@@ -4,19 +4,21 @@ in: a PackedDataset, with its tokenizer where one is at hand, or conversation JS
 ConversationStats.
 """
 
+import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ochatctl.chat.conversation import Conversation, Message, read_conversations
+from ochatctl.chat.conversation import Conversation, Document, Message, parse_record
 from ochatctl.chat.families import Family
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.data.dataset import PackedDataset, joined
 from ochatctl.errors import DataError
+from ochatctl.files import read_jsonl
 
 # The percentiles that are told; 100 is the longest.
 PERCENTILES = (50, 90, 95, 99, 100)
@@ -72,10 +74,11 @@ class DatasetStats:
 
 @dataclass(kw_only=True, slots=True)
 class ConversationStats:
-    """What a file of conversations consists of; lengths are in characters, of a whole conversation."""
+    """What a file of conversations consists of; lengths are in characters, of a whole conversation or document."""
 
     path: str
     num_conversations: int = 0
+    num_documents: int = 0
     num_turns: int = 0
     num_answers: int = 0
     num_characters: int = 0
@@ -149,27 +152,24 @@ def conversation_stats(path: Path, *, advance: Callable[[int], None] = lambda co
     """
     stats = ConversationStats(path=str(path))
     conditions: Counter[str] = Counter()
-    lengths = np.fromiter(_count_conversations(read_conversations(path), stats, conditions, advance), dtype=np.int64)
-    stats.conditions = dict(sorted(conditions.items()))
-    stats.num_characters = int(lengths.sum())
-    stats.length_percentiles, stats.lengths = _distribution(lengths)
-    return stats
-
-
-def _count_conversations(
-    conversations: Iterable[Conversation],
-    stats: ConversationStats,
-    conditions: Counter[str],
-    advance: Callable[[int], None],
-) -> Iterator[int]:
-    for conversation in conversations:
-        stats.num_conversations += 1
-        stats.num_turns += len(conversation.messages)
-        stats.num_answers += sum(message.role == "assistant" for message in conversation.messages)
-        stats.num_with_system += bool(conversation.system)
-        conditions[conversation.condition] += 1
+    lengths = array.array("q")
+    for where, value in read_jsonl(path):
+        record = parse_record(value, where=where)
+        if isinstance(record, Document):
+            stats.num_documents += 1
+            lengths.append(len(record.text))
+        else:
+            stats.num_conversations += 1
+            stats.num_turns += len(record.messages)
+            stats.num_answers += sum(message.role == "assistant" for message in record.messages)
+            stats.num_with_system += bool(record.system)
+            conditions[record.condition] += 1
+            lengths.append(sum(len(message.content) for message in record.messages) + len(record.system))
         advance(1)
-        yield sum(len(message.content) for message in conversation.messages) + len(conversation.system)
+    stats.conditions = dict(sorted(conditions.items()))
+    stats.num_characters = sum(lengths)
+    stats.length_percentiles, stats.lengths = _distribution(np.array(lengths, dtype=np.int64))
+    return stats
 
 
 class _Classes:
