@@ -10,9 +10,10 @@ from pathlib import Path
 
 import ochatctl
 from ochatctl.data.build import PackConfig, pack_files
-from ochatctl.data.clean import choose_rules, clean_files
+from ochatctl.data.clean import clean_files
 from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.data.packing import pack, plan_epoch
+from ochatctl.data.rules import choose_rules
 
 
 def main(model_dir: Path, out_dir: Path) -> None:

