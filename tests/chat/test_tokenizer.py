@@ -19,7 +19,7 @@ from tokenizers_for_tests import (
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import FAMILIES, family_tokenizer
-from ochatctl.chat.tokenizer import Detokenizer, Tokenizer
+from ochatctl.chat.tokenizer import Detokenizer, SentencePieceTokenizer, Tokenizer
 from ochatctl.errors import ConfigError, DataError
 
 KINDS = (
@@ -204,3 +204,28 @@ def test_smollm2_never_leaks_either() -> None:
         assert tokenizer.control_ids.isdisjoint(tokenizer.encode_text(text))
 
     law()
+
+
+@pytest.mark.parametrize("kind", ["made up", "user-defined", "llama 2"])
+def test_words_one_by_one_have_the_ids_that_sentencepiece_gives_the_whole_text(kind: str, tmp_path: Path) -> None:
+    import sentencepiece
+
+    if kind == "llama 2":
+        folder = data_dir() / "llama2_tokenizer"
+    else:
+        folder = write_sentencepiece(tmp_path / "model", user_defined=("brown", "ab c") if kind != "made up" else ())
+    tokenizer = SentencePieceTokenizer(folder, control_strings=())
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    # A user-defined symbol with a space inside spans words: then the text is encoded whole.
+    assert (tokenizer._encode_words is None) == (kind == "user-defined")
+    words = st.sampled_from(
+        ["the", "quick", "brown", "ab", "c", " ", "  ", "\n", "\t", "▁", "é", "🙂", "中文", "x" * 40]
+    )
+
+    @given(text=st.lists(words | st.text(max_size=4), max_size=12).map("".join))
+    @settings(max_examples=100, deadline=None)
+    def law(text: str) -> None:
+        assert tokenizer.encode_text(text) == model.encode(text)
+
+    law()
+    assert tokenizer.encode_text("") == []
