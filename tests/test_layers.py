@@ -29,7 +29,7 @@ HOMES = {
     "torch": ["train/", "vocab/", "base_model.py", "engine/hf"],
     "transformers": ["chat/tokenizer.py", "chat/families.py", "train/", "vocab/", "base_model.py", "engine/hf"],
     "bs4": ["data/markdown.py"],
-    "markdownify": ["data/markdown.py", "data/rules_compat.py"],
+    "markdownify": ["data/markdown.py"],
     "huggingface_hub": ["hub.py", "hub_upload.py"],
 }
 HEAVY = {"torch", "transformers", "vllm", "deepspeed", "numpy", "pyarrow", "starlette", "uvicorn", "sentencepiece"}

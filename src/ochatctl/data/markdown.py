@@ -5,12 +5,15 @@ as plain text. What was typed, HTML in it or not, must come through as it is; so
 signs that a page leaves.
 """
 
+import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 
 from bs4 import BeautifulSoup, Tag
 from bs4.element import Comment, NavigableString
-from markdownify import MarkdownConverter
+from bs4.exceptions import ParserRejectedMarkup
+from markdownify import MarkdownConverter, markdownify
 
 # Classes of the elements in which chat pages put a message.
 _PAGE_CLASSES = frozenset(
@@ -18,21 +21,16 @@ _PAGE_CLASSES = frozenset(
 )
 _BLOCKS = frozenset(("p", "pre", "ol", "ul", "h1", "h2", "h3", "h4", "h5", "h6", "table", "blockquote", "hr"))
 # What Markdown renders to. A page that somebody wrote has other elements, or names what it has.
-_RENDERED = _BLOCKS | frozenset(
-    re.findall(
-        r"\w+",
-        """a annotation b br button code del div em i img input li math mfrac mi mn mo mover mrow mspace msqrt mstyle
-        msub msubsup msup mtable mtd mtext mtr munder munderover s semantics span strong sub sup tbody td th thead tr
-        """,
-    )
-)
-_PLAIN_ATTRIBUTES = frozenset(
-    re.findall(
-        r"\w+",
-        """align alt checked class colspan disabled encoding height href rel rowspan src start style target title type
-        width""",
-    )
-)
+_RENDERED = _BLOCKS | {
+    "a", "annotation", "b", "br", "button", "code", "del", "div", "em", "i", "img", "input", "li", "math", "mfrac",
+    "mi", "mn", "mo", "mover", "mrow", "mspace", "msqrt", "mstyle", "msub", "msubsup", "msup", "mtable", "mtd",
+    "mtext", "mtr", "munder", "munderover", "s", "semantics", "span", "strong", "sub", "sup", "tbody", "td", "th",
+    "thead", "tr",
+}  # fmt: skip
+_PLAIN_ATTRIBUTES = frozenset((
+    "align", "alt", "checked", "class", "colspan", "disabled", "encoding", "height", "href", "rel", "rowspan", "src",
+    "start", "style", "target", "title", "type", "width",
+))  # fmt: skip
 _NEVER_SHOWN = ("button", "svg", "script", "style", "noscript", "textarea", "select")
 
 _FIRST_TAG = re.compile(r"\s*(?:\d+ ?/ ?\d+\s*)?<([a-z][a-z0-9]*)((?:\s[^<>]*)?)>", re.IGNORECASE)
@@ -64,15 +62,34 @@ def page_to_markdown(text: str, *, from_user: bool, others_rendered: bool = True
     wrapped = _is_wrapped(text)
     if not wrapped and (from_user or not others_rendered or not looks_rendered(text)):
         return None
-    try:
+    with _faults_as_value_errors():
         soup = BeautifulSoup(text, "html.parser")
         if not wrapped and not _is_only_rendered(soup):
             return None
         _remove_page_parts(soup)
         _mark_formulas(soup)
         return str(_Converter().convert_soup(soup)).strip()
-    except (AssertionError, RecursionError) as error:  # html.parser asserts on markup such as `<![x`
-        raise ValueError(str(error) or "nested too deep") from error
+
+
+def plain_markdownify(text: str) -> str:
+    """Give what markdownify makes of a text by itself, whether that is HTML or not.
+
+    Raises:
+        ValueError: HTML that cannot be parsed, or is nested too deep.
+    """
+    with _faults_as_value_errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # bs4 remarks on texts that look like a file's name or an address
+        return markdownify(text)
+
+
+@contextlib.contextmanager
+def _faults_as_value_errors() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    except ParserRejectedMarkup as error:
+        raise ValueError("a declaration such as `<![` is not closed") from error
 
 
 def looks_rendered(text: str) -> bool:

@@ -7,7 +7,6 @@ miss duplicates of each other; and the exceptions that end its whole run.
 
 import dataclasses
 import re
-import warnings
 
 from ochatctl.data.formats import Draft, Rejected
 from ochatctl.data.rules import (
@@ -57,18 +56,20 @@ def convert_everything(draft: Draft) -> Draft | Rejected:
     for number, message in enumerate(draft.conversation.messages, start=1):
         try:
             converted.append(dataclasses.replace(message, content=markdown_of_anything(message.content)))
-        except (AssertionError, RecursionError) as error:
+        except ValueError as error:
             return Rejected(reason="HTML that cannot be read", detail=f"turn {number}: {error}")
     return with_messages(draft, converted, "HTML turned into Markdown")
 
 
 def markdown_of_anything(text: str) -> str:
-    """Give what the original makes of a text: `a<div>_b` becomes `a\\\\_b`, and two blank lines become none."""
-    from markdownify import markdownify
+    """Give what the original makes of a text: `a<div>_b` becomes `a\\_b`, and two blank lines become none.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # bs4 remarks on texts that look like a file's name or an address
-        text = markdownify(_TAGS.sub("", text)).strip()
+    Raises:
+        ValueError: HTML that cannot be parsed, or is nested too deep.
+    """
+    from ochatctl.data.markdown import plain_markdownify
+
+    text = plain_markdownify(_TAGS.sub("", text)).strip()
     text = _CODE_HEADER.sub(r"```\1\n\2\n```", text)
     page = _PAGE.match(text)
     text = text[page.end() :] if page else text
