@@ -6,7 +6,7 @@ ConversationStats.
 
 import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ PERCENTILES = (50, 90, 95, 99, 100)
 # What OpenChat's own files may hold, which name their conditions nowhere.
 _OPENCHAT_CONDITIONS = ("GPT4", "GPT3")
 _MOST_WEIGHTS = 1000
+_CONDITION_FIELD = "{condition}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -173,10 +174,10 @@ def conversation_stats(path: Path, *, advance: Callable[[int], None] = lambda co
 
 
 class _Classes:
-    """Tells the condition of a row by the ids of the template's own text: at its start, or after an end of turn."""
+    """Tells the condition of a row by the ids of the template's own texts: at its start, or after an end of turn."""
 
     def __init__(self, family: Family, tokenizer: Tokenizer, named: Iterable[str]) -> None:
-        template = family.template
+        self._template = template = family.template
         self.eot_id = template.eot_id(tokenizer)
         self._num_bos = len(tokenizer.bos_ids)
         self._openings: list[tuple[str, npt.NDArray[np.int32]]] = []
@@ -186,10 +187,20 @@ class _Classes:
         for condition in dict.fromkeys(name for name in known if name):
             if template.conditions and condition not in template.conditions:
                 continue
-            for role in ("user", "assistant"):
-                empty = Conversation(messages=(Message(role=role, content=""),), condition=condition)
-                ids = template.encode(empty, tokenizer).token_ids[self._num_bos : -1]
-                self._openings.append((condition, np.array(ids, dtype=np.int32)))
+            self._openings += [(condition, np.array(ids, dtype=np.int32)) for ids in self._texts(condition, tokenizer)]
+
+    def _texts(self, condition: str, tokenizer: Tokenizer) -> Iterator[list[int]]:
+        """Give the ids of the template's own texts that tell a condition, as `encode` makes them."""
+        template = self._template
+        prefixes = {"user": template.user_prefix, "assistant": template.assistant_prefix}
+        for role, prefix in prefixes.items():
+            empty = Conversation(messages=(Message(role=role, content=""),), condition=condition)
+            ids = template.encode(empty, tokenizer).token_ids[self._num_bos : -1]
+            if template.condition_segment:
+                # It ends its own turn, and a system message may stand between it and the first prefix.
+                yield ids[: ids.index(self.eot_id) + 1]
+            elif _CONDITION_FIELD in prefix:
+                yield ids
 
     def of(self, ids: npt.NDArray[np.int32]) -> str:
         """Give the condition of a row; empty where it has none, such as a plain text."""

