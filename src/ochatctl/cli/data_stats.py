@@ -52,7 +52,7 @@ def stats(
             output.result(found, lambda: _conversations_text(found))
             return
         dataset = open_dataset(path)
-        counted = dataset_stats(dataset, model=load_tokenizer(dataset, model, family, must=False), advance=advance)
+        counted = dataset_stats(dataset, model=load_tokenizer(dataset, model, family), advance=advance)
     output.result(counted, lambda: _dataset_text(counted))
 
 

@@ -49,6 +49,8 @@ def inspect(
     rows = _row_numbers(row, dataset)
     loaded = load_tokenizer(dataset, model, family)
     output = Output(as_json=json)
+    if loaded is None and not json:
+        output.note("no tokenizer is at hand, so ids only: `--model` says what they are")
     for number in rows:
         shown = unshift(dataset.row(number))
         if json:
@@ -68,14 +70,14 @@ def dataset_path(prefix: str, split: str, *, also: tuple[str, ...] = ()) -> Path
 
 
 def load_tokenizer(
-    dataset: "PackedDataset", model: str | None, family: str | None, *, must: bool = True
+    dataset: "PackedDataset", model: str | None, family: str | None
 ) -> "tuple[Family, Tokenizer] | None":
     """Give the family and tokenizer of a dataset: those of `--model`, or of the folder that it was packed with.
 
-    None where neither is named, or, unless it `must` be there, where that folder has gone.
+    None where neither is named, or where that folder has gone.
     """
     named = model or dataset.info.model_dir
-    if not named or (model is None and not must and not Path(named).is_dir()):
+    if not named or (model is None and not Path(named).is_dir()):
         return None
     from ochatctl.chat.families import load_family
     from ochatctl.hub import local_model
