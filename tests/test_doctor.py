@@ -183,10 +183,15 @@ def test_a_model_folder_is_told_what_it_needs_and_what_it_lacks(tmp_path: Path) 
     assert diagnosis.model.problem is not None
     assert "unheard-of" in diagnosis.model.problem.message
     needs = {need.what: need.num_bytes for need in diagnosis.model.needs}
+    parts = {part.name: part.num_bytes for need in diagnosis.model.needs if need.what == "train" for part in need.parts}
     # 2 (K and V) x 2 layers x 1 head x 64 x 2 bytes x 1000 tokens, and the weights.
     assert needs["serve"] == 38_400 + 512_000
     num_gpus = max(1, len(diagnosis.facts.machine.gpus))
-    assert needs["train"] == 38_400 + -(-38_400 // num_gpus) + -(-230_400 // num_gpus) + 2 * 1000 * 64 * 2
+    size = 2 if diagnosis.facts.machine.gpus else 4
+    state = (parts["weights"], parts["gradients"], parts["optimizer"])
+    assert state == (size * 19_200, -(-size * 19_200 // num_gpus), -(-230_400 // num_gpus))
+    assert needs["train"] == sum(parts.values())
+    assert parts["activations of 1000 tokens"] > 2 * 1000 * 64 * 2
 
 
 def test_a_model_that_is_not_there_is_an_error() -> None:

@@ -10,11 +10,13 @@ import pytest
 
 from ochatctl import memory
 from ochatctl.errors import DataError
+from ochatctl.memory.training import Spread, host_bytes, peak_tflops, state_parts, step_flops, training_need
 
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:   12000000 kB\n"
 LLAMA_13B = {
     "num_hidden_layers": 40,
     "hidden_size": 5120,
+    "intermediate_size": 13824,
     "num_attention_heads": 40,
     "num_key_value_heads": 40,
     "vocab_size": 32000,
@@ -131,8 +133,12 @@ def test_openchat_s_headline_run_needs_what_was_published(tmp_path: Path) -> Non
     """13B on 8 GPUs with 32,768 tokens each: 26 + 3.3 + 19.5 + 13.4 GB."""
     shape = memory.read_shape(model_dir(tmp_path / "m", {}, LLAMA_13B))
     weights = memory.Weights(num_params=13_000_000_000, num_bytes=26_000_000_000, dtypes={"BF16": 13_000_000_000})
-    need = memory.training_need(weights, shape, num_tokens=32_768, num_gpus=8)
-    assert [round(part.num_bytes / 1e9, 1) for part in need.parts] == [26.0, 3.2, 19.5, 13.4]
+    need = training_need(weights, shape, num_tokens=32_768, spread=Spread(num_ranks=8))
+    assert [round(part.num_bytes / 1e9, 1) for part in need.parts[:3]] == [26.0, 3.2, 19.5]
+    checkpoints = 2 * 32_768 * 5120 * 40
+    assert round(checkpoints / 1e9, 1) == 13.4
+    assert checkpoints < need.parts[3].num_bytes < 2 * checkpoints
+    assert 70e9 < need.num_bytes < 80e9, "which the published run on A100s of 80 GB did fit"
     assert need.num_bytes == sum(part.num_bytes for part in need.parts)
 
 
@@ -152,3 +158,42 @@ def test_a_kv_head_is_never_cut(tmp_path: Path) -> None:
         memory.serving_need(weights, shape, num_tokens=10, num_gpus=count).parts[1].num_bytes for count in (1, 2, 8)
     ]
     assert caches == [caches[0], caches[0] // 2, caches[0] // 2]
+
+
+def test_parameters_are_counted_from_the_config_where_no_weights_are_at_hand(tmp_path: Path) -> None:
+    shape = memory.read_shape(model_dir(tmp_path / "m", {}, LLAMA_13B))
+    assert memory.count_weights(shape).num_params == 13_015_864_320, "what Llama 2 13B has"
+
+
+def test_the_flops_of_openchats_run_are_those_that_its_15_hours_were_spent_on(tmp_path: Path) -> None:
+    shape = memory.read_shape(model_dir(tmp_path / "m", {}, LLAMA_13B))
+    weights = memory.count_weights(shape)
+    flops = step_flops(weights, shape, num_tokens=690e6, num_squares=690e6 * 2700)
+    assert flops == pytest.approx(5.6e19, rel=0.02)
+    mfu = flops / (15 * 3600 * 8 * 1e12 * (peak_tflops("NVIDIA A100-SXM4-80GB") or 0))
+    assert mfu == pytest.approx(0.42, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("NVIDIA L4", 121),
+     ("NVIDIA L40S", 362), ("NVIDIA GeForce RTX 4090", 165), ("Tesla T4", None)],
+)  # fmt: skip
+def test_a_gpus_peak_is_known_by_its_name(name: str, peak: float | None) -> None:
+    assert peak_tflops(name) == peak
+
+
+def test_each_stage_shards_one_thing_more_and_offload_takes_it_out(tmp_path: Path) -> None:
+    weights = memory.Weights(num_params=1000, num_bytes=2000, dtypes={"BF16": 1000})
+
+    def state(**changes: Any) -> list[int]:
+        return [part.num_bytes for part in state_parts(weights, Spread(num_ranks=4, **changes))]
+
+    assert state(zero_stage=0) == [2000, 2000, 12000]
+    assert state(zero_stage=1) == [2000, 2000, 3000]
+    assert state(zero_stage=2) == [2000, 500, 3000]
+    assert state(zero_stage=3) == [500, 500, 3000]
+    assert state(zero_stage=2, offload="optimizer") == [2000, 0, 0]
+    assert state(zero_stage=3, offload="all") == [0, 0, 0]
+    assert state(strategy="fsdp") == [1000, 1000, 2000]
+    assert host_bytes(weights, Spread(offload="all", num_ranks=4)) == 18000

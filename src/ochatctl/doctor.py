@@ -15,7 +15,8 @@ from ochatctl import __version__
 from ochatctl.chat.families import load_family
 from ochatctl.errors import ConfigError
 from ochatctl.hub import local_model
-from ochatctl.memory import Machine, Need, Weights, read_machine, read_shape, read_weights, serving_need, training_need
+from ochatctl.memory import Machine, Need, Weights, read_machine, read_shape, read_weights, serving_need
+from ochatctl.memory.training import Spread, training_need
 
 COMPILERS = ("c++", "g++", "clang++")
 TOOLS = (*COMPILERS, "nvidia-smi", "numactl")
@@ -247,6 +248,7 @@ def _model_facts(folder: Path, machine: Machine) -> ModelFacts:
     except ConfigError as error:
         problem = Finding(message=error.message, fix=error.hint)
     num_gpus, num_tokens = max(1, len(machine.gpus)), shape.context_tokens
+    spread = Spread(num_ranks=num_gpus, is_half=bool(machine.gpus), on_cpu=not machine.gpus)
     return ModelFacts(
         folder=folder,
         weights=weights,
@@ -254,7 +256,7 @@ def _model_facts(folder: Path, machine: Machine) -> ModelFacts:
         problem=problem,
         needs=(
             serving_need(weights, shape, num_tokens=num_tokens),
-            training_need(weights, shape, num_tokens=num_tokens, num_gpus=num_gpus),
+            training_need(weights, shape, num_tokens=num_tokens, spread=spread),
         ),
         device_bytes=min((gpu.total_bytes for gpu in machine.gpus), default=machine.ram.total_bytes),
     )

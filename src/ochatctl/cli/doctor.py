@@ -78,7 +78,8 @@ def _model_lines(model: "ModelFacts") -> Iterator[str]:
         yield f"  warning: {model.problem.message}"
         yield f"  hint: {model.problem.fix}"
     for need in model.needs:
-        yield f"  to {need.what}, on each device: {_gb(need.num_bytes)} and a workspace, of {_gb(model.device_bytes)}"
+        more = " and a workspace" if need.what == "serve" else ""  # an engine says its own
+        yield f"  to {need.what}, on each device: {_gb(need.num_bytes)}{more}, of {_gb(model.device_bytes)}"
         for part in need.parts:
             yield f"    {_gb(part.num_bytes):>9}  {part.name}: {part.formula}"
 

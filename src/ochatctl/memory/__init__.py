@@ -70,10 +70,13 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """The sizes in a model's `config.json` that memory depends on."""
+    """The sizes in a model's `config.json` that memory depends on; 0 for one that it leaves out."""
 
     num_layers: int
     hidden_size: int
+    num_heads: int = 0
+    intermediate_size: int = 0
+    is_tied: bool = False
     num_kv_heads: int
     head_size: int
     vocab_size: int
@@ -231,6 +234,9 @@ def read_shape(model_dir: Path) -> Shape:
         return Shape(
             num_layers=int(config["num_hidden_layers"]),
             hidden_size=int(config["hidden_size"]),
+            num_heads=num_heads,
+            intermediate_size=int(config.get("intermediate_size") or 0),
+            is_tied=bool(config.get("tie_word_embeddings", False)),
             num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
             head_size=int(config.get("head_dim") or config["hidden_size"] // num_heads),
             vocab_size=int(config["vocab_size"]),
@@ -240,6 +246,16 @@ def read_shape(model_dir: Path) -> Shape:
         raise DataError(f"{path}: its sizes cannot be read: {error}") from error
 
 
+def count_weights(shape: Shape) -> Weights:
+    """Count the parameters of a Llama-like model of this shape, where its weights are not at hand, in bfloat16."""
+    hidden = shape.hidden_size
+    heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_size
+    layer = hidden * (heads + 3 * shape.intermediate_size + 2)
+    tables = shape.vocab_size * hidden * (1 if shape.is_tied else 2)
+    num_params = shape.num_layers * layer + tables + hidden
+    return Weights(num_params=num_params, num_bytes=2 * num_params, dtypes={"BF16": num_params})
+
+
 def serving_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: int = 1) -> Need:
     """Give what serving needs on each of `num_gpus` tensor-parallel GPUs.
 
@@ -247,7 +263,7 @@ def serving_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: i
     """
     kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_size * 2
     num_shares = min(num_gpus, shape.num_kv_heads)  # a KV head is never cut: beyond that it is copied
-    return _need(
+    return add_up(
         "serve",
         (
             Part(
@@ -264,39 +280,8 @@ def serving_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: i
     )
 
 
-def training_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: int) -> Need:
-    """Give what bf16 training with AdamW needs on each GPU, gradients and optimizer sharded, the weights not.
-
-    `num_tokens` is the batch of one GPU; every layer is recomputed, so that only its input is kept. The logits come
-    in chunks and their workspace is on top.
-
-    Source: OpenChat's headline run, 13B on 8 GPUs: 26 + 3.3 + 19.5 + 13.4 GB.
-    """
-    params = weights.num_params
-    return _need(
-        "train",
-        (
-            Part(name="weights", num_bytes=2 * params, formula="2 bytes a parameter (bf16)"),
-            Part(
-                name="gradients",
-                num_bytes=-(-2 * params // num_gpus),
-                formula=f"2 bytes a parameter / {num_gpus} GPU",
-            ),
-            Part(
-                name="optimizer",
-                num_bytes=-(-12 * params // num_gpus),
-                formula=f"12 bytes a parameter (fp32 weights and two moments) / {num_gpus} GPU",
-            ),
-            Part(
-                name=f"activation checkpoints of {num_tokens} tokens",
-                num_bytes=2 * num_tokens * shape.hidden_size * shape.num_layers,
-                formula="2 bytes x tokens x hidden size x layers",
-            ),
-        ),
-    )
-
-
-def _need(what: str, parts: tuple[Part, ...]) -> Need:
+def add_up(what: str, parts: tuple[Part, ...]) -> Need:
+    """Give the need that these parts are."""
     return Need(what=what, num_bytes=sum(part.num_bytes for part in parts), parts=parts)
 
 
