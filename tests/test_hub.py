@@ -35,7 +35,7 @@ for get, name in ((local_model, "owner/not-in-the-cache@main"), (local_data, "ow
 def test_offline_is_exit_6_with_the_command_that_helps(tmp_path: Path) -> None:
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", OFFLINE], env=env, capture_output=True, text=True, check=True)
-    assert len(done.stdout.splitlines()) == 2
-    for line in done.stdout.splitlines():
+    model, data = done.stdout.splitlines()
+    for line, command in ((model, "`hf download owner/"), (data, "`ochatctl data download owner/")):
         assert line.startswith("6 `owner/not-in-the-cache` is no folder here")
-        assert "hf download owner/not-in-the-cache" in line
+        assert command in line

@@ -24,7 +24,7 @@ HOMES = {
     "starlette": ["serve/"],
     "uvicorn": ["serve/"],
     "msgspec": ["serve/protocol.py"],
-    "httpx": ["engine/client.py", "hub.py"],
+    "httpx": ["engine/client.py", "hub.py", "data/transfer.py"],
     "prometheus_client": ["serve/metrics.py"],
     "torch": ["train/", "vocab/", "base_model.py", "engine/hf"],
     "transformers": ["chat/tokenizer.py", "chat/families.py", "train/", "vocab/", "base_model.py", "engine/hf"],

@@ -1,13 +1,42 @@
 """A folder or a hub id -> a local folder; what can go wrong on the way is said with what to do."""
 
+import contextlib
+import importlib
 import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ochatctl.errors import ConfigError, RemoteError
+from ochatctl.extras import has
 
 _EPOCH = re.compile(r"ep_\d+")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _HUB_FILE = re.compile(_HUB_ID.pattern + r":(?P<file>.+)")
+_PAUSES_SECONDS = (0.5, 1.5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteFile:
+    """A file to download, and what is known of its bytes before: a git blob's SHA-1 where it has no SHA-256."""
+
+    path: str
+    url: str
+    num_bytes: int | None = None
+    sha256: str = ""
+    git_sha1: str = ""
+    terms_url: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubDataset:
+    """A data set at one commit."""
+
+    repo: str
+    commit: str
+    files: tuple[RemoteFile, ...]
 
 
 def local_model(name: str) -> Path:
@@ -48,16 +77,62 @@ def local_data(name: str) -> Path:
     return _snapshot(match["repo"], match["revision"], repo_type="dataset", files=f"{match['file']}*") / match["file"]
 
 
-def _snapshot(repo: str, revision: str | None, *, repo_type: str, files: str | None = None) -> Path:
-    import httpx
-    from huggingface_hub import errors, snapshot_download
+def hub_dataset(repo: str, revision: str | None = None) -> HubDataset:
+    """Give the files of a hub data set at one commit, with what they must be: nothing is downloaded.
 
-    try:
+    Raises:
+        RemoteError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi, constants, hf_hub_url
+
+    with _faults(repo, revision, repo_type="dataset"):
+        info = _patiently(lambda: HfApi().dataset_info(repo, revision=revision, files_metadata=True))
+    commit = str(info.sha)
+    files = [
+        RemoteFile(
+            path=sibling.rfilename,
+            url=hf_hub_url(repo, sibling.rfilename, repo_type="dataset", revision=commit),
+            num_bytes=sibling.size,
+            sha256=sibling.lfs.sha256 if sibling.lfs else "",
+            git_sha1=(sibling.blob_id or "") if not sibling.lfs else "",
+            terms_url=f"{constants.ENDPOINT}/datasets/{repo}",
+        )
+        for sibling in info.siblings or ()
+    ]
+    return HubDataset(repo=repo, commit=commit, files=tuple(sorted(files, key=lambda file: file.path)))
+
+
+def hub_headers() -> dict[str, str]:
+    """Give the headers that let us in: the token of `HF_TOKEN` or of `hf auth login`, where there is one."""
+    from huggingface_hub.utils import build_hf_headers
+
+    return dict(build_hf_headers(library_name="ochatctl"))
+
+
+def hub_id(name: str) -> tuple[str, str | None] | None:
+    """Give the repository and the revision of `owner/name[@revision]`, or None where a name has not that form."""
+    match = _HUB_ID.fullmatch(name)
+    return (match["repo"], match["revision"]) if match and not name.startswith((".", "/", "~")) else None
+
+
+def _snapshot(repo: str, revision: str | None, *, repo_type: str, files: str | None = None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _faults(repo, revision, repo_type=repo_type):
         return Path(snapshot_download(repo, revision=revision, repo_type=repo_type, allow_patterns=files))
+
+
+@contextlib.contextmanager
+def _faults(repo: str, revision: str | None, *, repo_type: str) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    kind = "datasets/" if repo_type == "dataset" else ""
+    try:
+        yield
     except errors.GatedRepoError as error:
         raise RemoteError(
             f"`{repo}` is gated: its owner must let you in",
-            hint=f"ask at https://huggingface.co/{repo}, then `hf auth login`",
+            hint=f"ask at https://huggingface.co/{kind}{repo}, then `hf auth login`",
         ) from error
     except errors.RevisionNotFoundError as error:
         raise RemoteError(
@@ -69,11 +144,41 @@ def _snapshot(repo: str, revision: str | None, *, repo_type: str, files: str | N
             hint="check the spelling; for a private one, `hf auth login`",
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        fetch = "ochatctl data download" if repo_type == "dataset" else "hf download"
         raise RemoteError(
             f"`{repo}` is no folder here and not in the cache, and the hub cannot be reached",
-            hint=f"go online (`HF_HUB_OFFLINE` unset) and run `hf download {repo}`, or give a folder",
+            hint=f"go online (`HF_HUB_OFFLINE` unset) and run `{fetch} {repo}`, or give a folder",
         ) from error
-    except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except errors.HfHubHTTPError as error:
         raise RemoteError(
             f"`{repo}`: the hub failed: {error}", hint="try again; what was downloaded is kept"
         ) from error
+    except (*_http_errors(), OSError) as error:
+        raise RemoteError(
+            f"`{repo}`: the hub cannot be reached, or what it sent not written: {error}",
+            hint="check the network and `HF_ENDPOINT`, then try again, or give a local path",
+        ) from error
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    """Give what the hub's client raises where no answer comes: since 2.0 of another package's."""
+    found = []
+    for name in ("httpx", "httpx2"):
+        if has(name):
+            found.append(importlib.import_module(name).HTTPError)
+    return tuple(found)
+
+
+def _patiently(call: Callable[[], Any]) -> Any:
+    """Call again, a little later each time, where the hub is overloaded or out of reach for a moment."""
+    from huggingface_hub import errors
+
+    for pause_seconds in (*_PAUSES_SECONDS, None):
+        try:
+            return call()
+        except (errors.HfHubHTTPError, *_http_errors()) as error:
+            status = getattr(getattr(error, "response", None), "status_code", 503)
+            if pause_seconds is None or (status < 500 and status != 429):
+                raise
+        time.sleep(pause_seconds)
+    raise AssertionError

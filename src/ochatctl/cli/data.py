@@ -2,7 +2,7 @@
 
 import typer
 
-from ochatctl.cli import data_clean, data_pack, data_plan, data_stats, data_verify, data_view
+from ochatctl.cli import data_clean, data_download, data_pack, data_plan, data_stats, data_verify, data_view
 from ochatctl.cli.output import examples
 
 
@@ -10,7 +10,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(
         name="data",
-        help="Clean conversations, pack them for training, and look at the result.",
+        help="Download and clean conversations, pack them for training, and look at the result.",
         no_args_is_help=True,
         rich_markup_mode=None,
         epilog=examples(
@@ -19,6 +19,6 @@ def register(app: typer.Typer) -> None:
             "ochatctl data inspect packed/chats --model DIR",
         ),
     )
-    for command in (data_clean, data_pack, data_view, data_stats, data_verify, data_plan):
+    for command in (data_download, data_clean, data_pack, data_view, data_stats, data_verify, data_plan):
         command.register(group)
     app.add_typer(group)

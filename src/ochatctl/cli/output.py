@@ -73,15 +73,18 @@ class Output:
         Console(width=None if sys.stdout.isatty() else 10_000).print(table, markup=False)
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Give `advance(count)`: a bar on a terminal, silence off one or with `--quiet`."""
+    def progress(
+        self, label: str, total: int | None = None, *, of_bytes: bool = False
+    ) -> Iterator[Callable[[int], None]]:
+        """Give `advance(count)`: a bar on a terminal, silence off one or with `--quiet`; `of_bytes` shows the speed."""
         if self.quiet or not sys.stderr.isatty():
             yield lambda count: None
             return
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        columns = [*Progress.get_default_columns(), *([DownloadColumn(), TransferSpeedColumn()] if of_bytes else [])]
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=total)
             yield lambda count: bar.advance(task, count)
 
