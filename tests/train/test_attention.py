@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ochatctl.errors import ConfigError
-from ochatctl.train.attention import packed_attention
+from ochatctl.train.attention import block_mask, choose_way, flex, packed_attention
 
 
 def textbook(
@@ -83,10 +83,60 @@ def test_what_it_cannot_do_is_refused_and_not_left_out(asked: dict[str, object])
         packed_attention(torch.nn.Module(), query, key, value, mask, cu_seq_lens_q=bounds, max_length_q=3, **asked)
 
 
+def test_the_way_is_chosen_aloud() -> None:
+    way = choose_way(torch.device("cpu"), torch.bfloat16, 128, softcapped=False)
+    assert way.name == "rows"
+    assert "row by row" in way.why
+    assert "CPU" not in choose_way(torch.device("mps"), torch.float16, 128, softcapped=False).why
+
+
+@pytest.mark.slow  # flex_attention takes seconds to import
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=6), st.none() | st.integers(1, 500), st.integers(0, 1000))
+def test_flex_attention_gives_the_same_and_looks_at_no_block_in_vain(
+    lengths: list[int], window: int | None, seed: int
+) -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    query, key, value, bounds = (tensor.detach() for tensor in random_packed(lengths, seed))
+    mask, total = block_mask(bounds, sum(lengths), window), sum(lengths)
+    want, _ = packed_attention(
+        torch.nn.Module(), query, key, value, None,
+        cu_seq_lens_q=bounds, max_length_q=max(lengths), sliding_window=window, softcap=2.0,
+    )  # fmt: skip
+    got = flex(query.float(), key.float(), value.float(), mask, 8**-0.5, 2.0, flex_attention).transpose(1, 2)
+    torch.testing.assert_close(got, want.float(), rtol=1e-4, atol=1e-5)
+
+    # On CPU flex_attention asks for each pair; the GPU kernel goes by the blocks, so they are looked at here.
+    row = torch.bucketize(torch.arange(total), bounds[1:], right=True)
+    back = torch.arange(total)[:, None] - torch.arange(total)
+    pairs = (row[:, None] == row) & (back >= 0) & (back < (window or total))
+    num_blocks = mask.kv_num_blocks.shape[-1]
+    for query_block in range(num_blocks):
+        some, whole = (
+            set(which[0, 0, query_block, : counts[0, 0, query_block]].tolist())
+            for counts, which in (
+                (mask.kv_num_blocks, mask.kv_indices), (mask.full_kv_num_blocks, mask.full_kv_indices)
+            )
+        )  # fmt: skip
+        of_query = pairs[query_block * 128 : (query_block + 1) * 128]
+        for key_block in range(num_blocks):
+            block = of_query[:, key_block * 128 : (key_block + 1) * 128]
+            if block.all() and block.shape == (128, 128):
+                assert key_block in whole
+            elif block.any():
+                assert key_block in some
+            elif (query_block + 1) * 128 <= total:
+                assert key_block not in some | whole
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 5])
-def test_the_gpus_kernel_gives_what_the_cpu_gives(window: int | None) -> None:
+def test_the_gpus_kernels_give_what_the_cpu_gives(window: int | None, softcap: float | None) -> None:
     query, key, value, bounds = random_packed([5, 64, 17, 1], 0)
+    assert choose_way(torch.device("cuda"), torch.bfloat16, 8, softcapped=softcap is not None).name != "rows"
     calls = [
         [tensor.detach().to(device, dtype) for tensor in (query, key, value)]
         for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16))
@@ -94,7 +144,7 @@ def test_the_gpus_kernel_gives_what_the_cpu_gives(window: int | None) -> None:
     want, got = (
         packed_attention(
             torch.nn.Module(), *tensors, None,
-            cu_seq_lens_q=bounds.to(tensors[0].device), max_length_q=64, sliding_window=window,
+            cu_seq_lens_q=bounds.to(tensors[0].device), max_length_q=64, sliding_window=window, softcap=softcap,
         )[0]
         for tensors in calls
     )  # fmt: skip

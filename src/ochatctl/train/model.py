@@ -40,12 +40,38 @@ def load_model(config: TrainConfig) -> torch.nn.Module:
 
 
 def _check_padding_free(model: Any) -> None:
-    name = type(model).__name__
+    """Refuse, by name, what would be silently wrong: rows that see each other, or attention that lacks a part."""
+    name, taken = type(model).__name__, inspect.signature(model.forward).parameters
+    reason = ""
     if not model._supports_attention_backend:
-        raise ConfigError(f"`{name}` does not call transformers' attention interface, so it cannot be trained packed")
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        raise ConfigError(f"`{name}` takes no `logits_to_keep`, so it cannot be trained packed")
+        reason = "does not call transformers' attention interface"
+    elif getattr(model, "_is_stateful", False):
+        reason = "carries a state from token to token, across the rows"
+    elif "logits_to_keep" not in taken or "position_ids" not in taken:
+        reason = "takes no `logits_to_keep` or no `position_ids`"
+    elif any(parameter.endswith(".sinks") for parameter, _ in model.named_parameters()):
+        reason = "has attention sinks, which packed attention does not know"
+    elif own := _own_attention(model):
+        reason = f"computes attention in its own way, in `{own}`"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    unknown = kinds - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ConfigError(f"`{name}` has layers of kind `{', '.join(sorted(unknown))}`, which would mix packed rows")
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
+        reason = f"has layers of kind `{', '.join(sorted(unknown))}`, which would mix packed rows"
+    if reason:
+        raise ConfigError(f"`{name}` {reason}, so it cannot be trained packed")
+
+
+def _own_attention(model: torch.nn.Module) -> str:
+    """Name a class of the model's that is attention by its name and, by its source, does not ask the interface.
+
+    A model's own code may say that it supports the interface, and not do so in each of its layers.
+    """
+    for kind in {type(module) for module in model.modules()}:
+        if not kind.__name__.endswith("Attention"):
+            continue
+        try:
+            source = inspect.getsource(kind)
+        except (OSError, TypeError):
+            continue
+        if ("softmax" in source or "scaled_dot_product" in source) and "ALL_ATTENTION_FUNCTIONS" not in source:
+            return kind.__name__
+    return ""

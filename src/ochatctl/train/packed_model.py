@@ -130,7 +130,9 @@ def _own_logits(model: Any, base: Any, hidden_SD: torch.Tensor) -> tuple[torch.T
         plain = ("input_ids", "position_ids", "use_cache", "return_dict")
         handed.update({name: value for name, value in arguments.items() if name not in plain and not _is_empty(value)})
         handed.update({f"argument {at}": value for at, value in enumerate(args[1:], 2) if not _is_empty(value)})
-        return MoeModelOutputWithPast(last_hidden_state=hidden_SD[None])
+        out = MoeModelOutputWithPast(last_hidden_state=hidden_SD[None])
+        out.cross_attentions = None  # of GPT-2 and its like
+        return out
 
     places = torch.arange(len(hidden_SD), device=hidden_SD.device)
     own = base.__dict__.get("forward")
