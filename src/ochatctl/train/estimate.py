@@ -1,0 +1,206 @@
+"""What a run needs and how long it takes, before it starts: memory of a GPU by part, disk by part, hours.
+
+in: TrainConfig and the lengths of its rows, out: Estimate. No torch; nothing is measured, and each figure says so.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ochatctl.errors import DataError
+from ochatctl.memory import (
+    Need,
+    Part,
+    Shape,
+    Weights,
+    count_weights,
+    disk_free_bytes,
+    gpus,
+    num_cpus,
+    ram,
+    read_shape,
+    read_weights,
+)
+from ochatctl.memory.training import (
+    ASSUMED_MFU,
+    Spread,
+    host_bytes,
+    peak_tflops,
+    state_parts,
+    step_flops,
+    training_need,
+)
+from ochatctl.train.config import TrainConfig
+from ochatctl.train.request import TrainRequest
+
+# Where no GPU is here to ask: what people train on.
+_USUAL_GPUS = ("A100", "H100")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """What a model's files say of its size; `is_counted` where its weights are not here and the config was asked."""
+
+    weights: Weights
+    shape: Shape
+    is_counted: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """What a rank trains on, and how much memory it has: None where nobody knows. `is_here` where it was asked."""
+
+    name: str
+    total_bytes: int | None
+    is_here: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hours:
+    """How long the run takes on so many GPUs of one kind, at a utilisation that is assumed."""
+
+    gpu: str
+    peak_tflops: float
+    assumed_mfu: float
+    hours: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What a run needs. `flops` are of the model, without what is computed twice; `memory` is of one rank."""
+
+    model: Model
+    device: Device
+    memory: Need
+    host_bytes: int
+    disk: tuple[Part, ...]
+    disk_free_bytes: int
+    flops: float
+    hours: tuple[Hours, ...]
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether a rank's memory holds it all; None where nobody knows how much there is."""
+        return None if self.device.total_bytes is None else self.memory.num_bytes <= self.device.total_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """All that the run writes and keeps, at its peak."""
+        return sum(part.num_bytes for part in self.disk)
+
+
+def read_model(model_dir: Path) -> Model | None:
+    """Give a model's size; None for a config of another kind, of which nothing is known."""
+    try:
+        shape = read_shape(model_dir)
+    except DataError:
+        return None
+    try:
+        return Model(weights=read_weights(model_dir), shape=shape, is_counted=False)
+    except DataError:
+        return Model(weights=count_weights(shape), shape=shape, is_counted=True)
+
+
+def find_device(*, on_cpu: bool, num_ranks: int, gpu_memory_gb: float | None) -> Device:
+    """Give what a rank has: the smallest GPU here, a GPU of so many GB elsewhere, or its share of main memory."""
+    if on_cpu:
+        free = ram().available_bytes
+        return Device(
+            name=f"CPU ({num_cpus()} cores)", total_bytes=None if free is None else free // num_ranks, is_here=True
+        )
+    found = gpus()
+    if gpu_memory_gb is not None:
+        return Device(name=f"a GPU of {gpu_memory_gb:g} GB", total_bytes=int(gpu_memory_gb * 1e9), is_here=False)
+    if not found:
+        return Device(name="a GPU that is not here", total_bytes=None, is_here=False)
+    least = min(found, key=lambda gpu: gpu.total_bytes)
+    return Device(name=least.name, total_bytes=least.total_bytes, is_here=True)
+
+
+def spread_of(request: TrainRequest, *, strategy: str, zero_stage: int, num_ranks: int) -> Spread:
+    """Give how a request's model would be spread."""
+    return Spread(
+        strategy="fsdp" if strategy == "fsdp" else "deepspeed",
+        zero_stage=zero_stage,
+        offload=request.offload,
+        num_ranks=num_ranks,
+        is_half=not request.cpu,
+        recompute=request.ac,
+        on_cpu=request.cpu,
+    )
+
+
+def fits(model: Model, spread: Spread, device: Device, num_tokens: int) -> bool:
+    """Say whether so many tokens at once fit; also where nobody can know."""
+    if device.total_bytes is None or spread.on_cpu:
+        return True
+    need = training_need(model.weights, model.shape, num_tokens=num_tokens, spread=spread)
+    return need.num_bytes <= device.total_bytes
+
+
+def estimate(
+    config: TrainConfig,
+    *,
+    model: Model,
+    spread: Spread,
+    device: Device,
+    lengths: npt.NDArray[np.integer],
+    saved_bytes: int,
+) -> Estimate:
+    """Give what a run needs; `lengths` are of all its rows, `saved_bytes` of one saved model."""
+    all_lengths = lengths.astype(np.float64)
+    flops = config.num_epochs * step_flops(
+        model.weights,
+        model.shape,
+        num_tokens=float(all_lengths.sum()),
+        num_squares=float((all_lengths**2).sum()),
+    )
+    return Estimate(
+        model=model,
+        device=device,
+        memory=training_need(model.weights, model.shape, num_tokens=config.batch_tokens, spread=spread),
+        host_bytes=host_bytes(model.weights, spread),
+        disk=_disk(config, model, spread, saved_bytes),
+        disk_free_bytes=disk_free_bytes(config.out_dir),
+        flops=flops,
+        hours=() if spread.on_cpu else tuple(_hours(flops, spread, device, config.num_ranks)),
+    )
+
+
+def _disk(config: TrainConfig, model: Model, spread: Spread, saved_bytes: int) -> tuple[Part, ...]:
+    """Give a part a saved epoch, and one for resume checkpoints: the new one is whole before an old one goes."""
+    saved = [
+        Part(name=f"ep_{epoch + 1}", num_bytes=saved_bytes, formula="the model, in the base's own precision")
+        for epoch in range(config.num_epochs)
+        if config.saves_after(epoch)
+    ]
+    alone = replace(spread, num_ranks=1, offload="none")
+    parts = [part for part in state_parts(model.weights, alone) if part.name != "gradients"]
+    resume = sum(part.num_bytes for part in parts)
+    times = config.keep + 1
+    return (
+        *saved,
+        Part(
+            name="resume checkpoints",
+            num_bytes=times * resume,
+            formula=f"{times} x {resume / 1e9:.3g} GB: weights and optimizer, the new one beside {config.keep} kept",
+        ),
+    )
+
+
+def _hours(flops: float, spread: Spread, device: Device, num_ranks: int) -> list[Hours]:
+    known = peak_tflops(device.name)
+    names = (device.name,) if known else _USUAL_GPUS
+    assumed = ASSUMED_MFU[spread.recompute]
+    return [
+        Hours(
+            gpu=name,
+            peak_tflops=peak,
+            assumed_mfu=assumed,
+            hours=flops / (num_ranks * peak * 1e12 * assumed) / 3600,
+        )
+        for name in names
+        if (peak := peak_tflops(name)) is not None
+    ]
