@@ -12,21 +12,14 @@ from ochatctl.train.request import TrainRequest
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
-def check_out(request: TrainRequest, out: Path, notes: list[str]) -> None:
-    """Refuse an output folder that holds something else, or a finished model."""
-    if not out.exists():
-        return
-    if not out.is_dir():
+def check_out(request: TrainRequest, out: Path) -> None:
+    """Refuse an output folder that is no run of ours; what a run of ours holds is `choose_resume`'s matter."""
+    if out.exists() and not out.is_dir():
         raise UsageProblem(f"`{out}` is a file", hint=request.command(out=Path("DIR")))
-    names = {path.name for path in out.iterdir()}
-    finished = sorted(name for name in names if name.startswith("ep_"))
-    if request.yes or not names:
-        return
-    if finished:
-        raise UsageProblem(f"`{out}` holds `{finished[-1]}` of an earlier run", hint=request.command(yes=True))
-    if RUN_FILE not in names:
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    is_run = RUN_FILE in names or any(name.startswith("ep_") for name in names)
+    if names and not is_run and not request.yes:
         raise UsageProblem(f"`{out}` exists and is not a run of ours", hint=request.command(yes=True))
-    notes.append(f"`{out}` holds a run that saved nothing; it starts again from the beginning")
 
 
 def check_family(request: TrainRequest, model_dir: Path, dataset: PackedDataset) -> Family:

@@ -107,6 +107,11 @@ class TrainConfig:
         """Forward passes of an optimizer step, over all ranks."""
         return self.num_ranks * self.accumulation_steps
 
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Whether all nodes are this machine."""
+        return self.num_nodes == 1 or (self.rendezvous or "").rpartition(":")[0] in ("localhost", "127.0.0.1")
+
     def saves_after(self, epoch: int) -> bool:
         """Whether a checkpoint follows this epoch, counted from 0; the last one is always saved."""
         return (epoch + 1) % self.save_every_epochs == 0 or epoch + 1 == self.num_epochs

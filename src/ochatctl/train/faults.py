@@ -11,11 +11,7 @@ from ochatctl.errors import RunError
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.course import PlannedStep
 from ochatctl.train.ranks import Ranks
-from ochatctl.train.records import Skipped
-
-BAD_STEPS_FILE = "bad_steps.jsonl"
-BAD_STEPS_FORMAT = "ochatctl-bad-steps"
-BAD_STEPS_VERSION = 1
+from ochatctl.train.records import BAD_STEPS_FILE, BAD_STEPS_FORMAT, BAD_STEPS_VERSION, Skipped
 
 
 class BadSteps:

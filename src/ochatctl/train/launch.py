@@ -1,42 +1,60 @@
 """Start the ranks, listen to them, and leave none behind. This is the parent; it imports no torch.
 
 in: RunPlan, out: TrainResult, with each record of the ranks given to a callback on the way.
-
-The parent holds the ranks' standard input open and never writes to it. When the parent goes, however it goes, the ranks
-read its end and stop; when the launcher goes, the parent closes it. So no rank outlives either.
 """
 
 import contextlib
-import os
 import platform
 import re
 import shutil
 import signal
-import subprocess
-import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from ochatctl import errors
 from ochatctl.config import write_run
 from ochatctl.errors import OchatError, RunError
-from ochatctl.train.config import RUN_FILE, TrainConfig
+from ochatctl.files import read_jsonl
+from ochatctl.train.child import Child, Signals, base_environment
+from ochatctl.train.config import TrainConfig
+from ochatctl.train.launch_lines import run_path
+from ochatctl.train.lock import hold
 from ochatctl.train.prepare import RunPlan
-from ochatctl.train.records import PARENT_HOLDS_STDIN, Failed, Record, Saved, Stepped, from_line
+from ochatctl.train.records import (
+    BAD_STEPS_FILE,
+    METRICS_FILE,
+    PARENT_HOLDS_STDIN,
+    Failed,
+    Record,
+    SaveFailed,
+    Stepped,
+    StopAsked,
+    Stopped,
+    from_line,
+)
+from ochatctl.train.resume import RESUME_DIR, last_whole, remove_unfinished
 
 LOG_FILE = "train.log"
 _SHOWN_LOG_LINES = 8
-_GRACE_SECONDS = 10.0
+_TICK_SECONDS = 0.2
+# After a rank has said that it failed, the others have this long to say so too and to end.
+_AFTER_FAILURE_SECONDS = 5.0
 _RANK_LINE = re.compile(r"\[rank(\d+)\]:")
 _ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainResult:
-    """A run that has ended well. `tokens_per_second` is over all ranks, from the first step to the last."""
+    """A run that has ended well, or was stopped and has saved. `tokens_per_second` is over all ranks and all steps.
+
+    `stopped_at` is the step after which it was told to stop, `resume_path` what it goes on from, `signal` what told it.
+    `failed_saves` are sentences; `missing_models` should be there, and are not. Figures are of the whole run, over all
+    its interruptions.
+    """
 
     out_dir: Path
     checkpoints: tuple[Path, ...]
@@ -45,141 +63,149 @@ class TrainResult:
     last_loss: float
     seconds: float
     tokens_per_second: float
+    stopped_at: int | None = None
+    resume_path: Path | None = None
+    signal: str | None = None
+    failed_saves: tuple[str, ...] = ()
+    missing_models: tuple[Path, ...] = ()
+    was_finished: bool = False
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What the ranks have said so far."""
+
+    failures: list[Failed] = field(default_factory=list)
+    failed_saves: list[str] = field(default_factory=list)
+    stopped: Stopped | None = None
+    has_stepped: bool = False
+
+    def note(self, record: Record) -> None:
+        match record:
+            case Stepped():
+                self.has_stepped = True
+            case Failed():
+                self.failures.append(record)
+            case SaveFailed():
+                self.failed_saves.append(f"{record.what} at step {record.step}: {record.reason}")
+            case Stopped():
+                self.stopped = record
 
 
 def train(plan: RunPlan, *, on_record: Callable[[Record], None]) -> TrainResult:
-    """Run the ranks to their end.
+    """Run the ranks to their end, or until a signal tells them to save and stop.
 
     Raises:
-        RunError: a rank failed; with its last log lines.
+        RunError: a rank failed, with its last log lines; or they could not save within the grace time.
+        EnvironmentProblem: another process trains in the same folder.
         OchatError: what a rank itself raised.
     """
     config = plan.config
+    if plan.is_finished:
+        return _result(config, was_finished=True)
+    is_main = config.node_rank == 0
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    _clear_earlier_run(config.out_dir)
-    write_run(config.out_dir / RUN_FILE, config)
-    steps: list[Stepped] = []
-    saved: list[Path] = []
-    failures: list[Failed] = []
-    with (config.out_dir / LOG_FILE).open("w", encoding="utf-8", buffering=1) as log:
-        tail: deque[str] = deque(maxlen=400)
-        with _ranks(plan) as child:
-            for record in _listen(child, log, tail):
-                match record:
-                    case Stepped():
-                        steps.append(record)
-                    case Saved():
-                        saved.append(Path(record.path))
-                    case Failed():
-                        failures.append(record)
+    with hold(config.out_dir) if is_main else contextlib.nullcontext():
+        if is_main:
+            if config.resume_from is None:
+                _clear_earlier_run(config.out_dir)
+            remove_unfinished(config.out_dir)
+        write_run(run_path(config), config)
+        log_path = config.out_dir / (LOG_FILE if is_main else f"train.node{config.node_rank}.log")
+        # What an interrupted run has logged stays.
+        with log_path.open("a" if config.resume_from else "w", encoding="utf-8", buffering=1) as log:
+            return _follow(plan, log, on_record)
+
+
+def _follow(plan: RunPlan, log: IO[str], on_record: Callable[[Record], None]) -> TrainResult:
+    config, heard, tail = plan.config, _Heard(), deque[str](maxlen=400)
+    asked_by: signal.Signals | None = None
+    deadline, out_of_grace = float("inf"), False
+    with Signals() as signals, Child(plan.launcher, _environment(config)) as child:
+        for line in child.lines(_TICK_SECONDS):
+            record = from_line(line) if line is not None else None
+            if record is not None:
+                heard.note(record)
                 on_record(record)
-            code = child.wait()
-    if code != 0 or not steps:
-        raise _failure(config, code, failures, list(tail))
-    seconds = steps[-1].seconds
-    return TrainResult(
-        out_dir=config.out_dir,
-        checkpoints=tuple(saved),
-        num_steps=len(steps),
-        first_loss=steps[0].loss,
-        last_loss=steps[-1].loss,
-        seconds=seconds,
-        tokens_per_second=sum(step.tokens for step in steps) / seconds,
+            elif line is not None:
+                log.write(line)
+                tail.append(line.rstrip())
+            if signals.received and asked_by is None:
+                asked_by = signals.received[0]
+                child.ask_to_stop()
+                deadline = min(deadline, time.monotonic() + config.grace_seconds)
+                on_record(StopAsked(signal=asked_by.name, grace_seconds=config.grace_seconds))
+            if isinstance(record, Failed):
+                deadline = min(deadline, time.monotonic() + _AFTER_FAILURE_SECONDS)
+            if time.monotonic() >= deadline:
+                out_of_grace = not heard.failures and heard.stopped is None
+                break
+        child.end()
+        code = child.wait()
+    if out_of_grace:
+        raise _out_of_grace(config)
+    if code != 0 and heard.stopped is None:
+        raise _failure(config, code, heard.failures, list(tail))
+    return _result(
+        config,
+        stopped_at=heard.stopped.step if heard.stopped else None,
+        resume_path=Path(heard.stopped.path) if heard.stopped and heard.stopped.path else None,
+        signal=asked_by.name if asked_by and heard.stopped else None,
+        failed_saves=tuple(heard.failed_saves),
     )
 
 
-@contextlib.contextmanager
-def _ranks(plan: RunPlan) -> Iterator["subprocess.Popen[bytes]"]:
-    child = subprocess.Popen(
-        plan.launcher,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=_environment(plan.config),
-        # Ctrl-C reaches us alone, and we end the ranks.
-        start_new_session=True,
-    )
-    # The ranks hold the output pipe open, so its end says nothing about the launcher.
-    watcher = threading.Thread(target=_let_go_after, args=(child,), daemon=True)
-    watcher.start()
-    try:
-        with _termination_as_interrupt():
-            yield child
-    finally:
-        if child.poll() is None:
-            _let_go(child)
-            child.terminate()
-            try:
-                child.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-        watcher.join()
-        if child.stdout is not None:
-            child.stdout.close()
-
-
-def _let_go_after(child: "subprocess.Popen[bytes]") -> None:
-    child.wait()
-    _let_go(child)
-
-
-def _let_go(child: "subprocess.Popen[bytes]") -> None:
-    """Close the ranks' standard input, which ends them."""
-    if child.stdin is not None:
-        child.stdin.close()
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C, so that the ranks are ended before we are."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _listen(child: "subprocess.Popen[bytes]", log: IO[str], tail: "deque[str]") -> Iterator[Record]:
-    """Give the ranks' records; any other line goes to the log."""
-    assert child.stdout is not None
-    for raw in child.stdout:
-        line = raw.decode("utf-8", errors="replace")
-        record = from_line(line)
-        if record is not None:
-            yield record
-        else:
-            log.write(line)
-            tail.append(line.rstrip())
+def _result(config: TrainConfig, **more: Any) -> TrainResult:
+    """Sum up `metrics.jsonl`, which holds all steps, those before an interruption too."""
+    steps = [table for _, table in read_jsonl(config.out_dir / METRICS_FILE) if "loss" in table]
+    if not steps:
+        raise RunError("no step was taken", hint=f"read {config.out_dir / LOG_FILE}")
+    seconds = float(steps[-1]["seconds"])
+    last_epoch = int(steps[-1]["epoch"]) if more.get("stopped_at") else config.num_epochs + 1
+    planned = [epoch for epoch in range(config.num_epochs) if config.saves_after(epoch)]
+    paths = {epoch: config.checkpoint_dir(epoch) for epoch in planned}
+    table: dict[str, Any] = {
+        "out_dir": config.out_dir,
+        "checkpoints": tuple(path for path in paths.values() if path.is_dir()),
+        "missing_models": tuple(path for epoch, path in paths.items() if epoch + 1 < last_epoch and not path.is_dir()),
+        "num_steps": int(steps[-1]["step"]),
+        "first_loss": float(steps[0]["loss"]),
+        "last_loss": float(steps[-1]["loss"]),
+        "seconds": seconds,
+        "tokens_per_second": sum(step["tokens"] for step in steps) / seconds,
+    }
+    return TrainResult(**(table | more))
 
 
 def _environment(config: TrainConfig) -> dict[str, str]:
-    added = {
-        PARENT_HOLDS_STDIN: "1",
-        "OMP_NUM_THREADS": str(config.num_threads),
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    added = {PARENT_HOLDS_STDIN: "1", "OMP_NUM_THREADS": str(config.num_threads)}
     if config.device == "cpu":
         # Without it DeepSpeed looks for a GPU, and gloo for a network under this machine's name.
         added |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         loopback = {"Linux": "lo", "Darwin": "lo0"}.get(platform.system())
-        if loopback:
+        if loopback and config.is_on_one_machine:
             added["GLOO_SOCKET_IFNAME"] = loopback
-    return {**os.environ, **added}
+    return base_environment() | added
 
 
 def _clear_earlier_run(out_dir: Path) -> None:
     """Remove what an earlier run left under names that this one writes; the user has agreed to it by `--yes`."""
     for path in out_dir.iterdir():
-        if path.is_dir() and re.fullmatch(r"ep_\d+|\.ep_\d+\..*\.(part|old)", path.name):
+        if path.is_dir() and re.fullmatch(rf"ep_\d+|\.ep_\d+\..*\.(part|old)|{RESUME_DIR}", path.name):
             shutil.rmtree(path)
+    for name in (METRICS_FILE, BAD_STEPS_FILE):
+        (out_dir / name).unlink(missing_ok=True)
+
+
+def _out_of_grace(config: TrainConfig) -> RunError:
+    point, _ = last_whole(config.out_dir)
+    left = f"the last whole checkpoint is `{point.path}`" if point else "there is no whole checkpoint"
+    return RunError(
+        f"the ranks could not save within the {config.grace_seconds:g} s of `--grace` and were ended; {left}",
+        hint="the same command goes on from there; a longer `--grace` leaves more time"
+        if point
+        else "the same command starts again from the beginning; `--save-every 30m` saves in between",
+    )
 
 
 def _failure(config: TrainConfig, code: int, failures: list[Failed], tail: list[str]) -> OchatError:

@@ -11,6 +11,9 @@ PARENT_HOLDS_STDIN = "OCHATCTL_PARENT_HOLDS_STDIN"
 METRICS_FILE = "metrics.jsonl"
 METRICS_FORMAT = "ochatctl-metrics"
 METRICS_VERSION = 1
+BAD_STEPS_FILE = "bad_steps.jsonl"
+BAD_STEPS_FORMAT = "ochatctl-bad-steps"
+BAD_STEPS_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +91,14 @@ class Skipped:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StopAsked:
+    """The parent has told the ranks to save and stop; it says so itself."""
+
+    signal: str
+    grace_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stopping:
     """The ranks have agreed to save and stop after this step."""
 
@@ -112,7 +123,9 @@ class Failed:
     hint: str
 
 
-Record = Started | Resumed | Stepped | Skipped | Saved | ResumeSaved | SaveFailed | Stopping | Stopped | Failed
+Record = (
+    Started | Resumed | Stepped | Skipped | Saved | ResumeSaved | SaveFailed | StopAsked | Stopping | Stopped | Failed
+)
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Record)}
 _START = '{"ochatctl": '
 

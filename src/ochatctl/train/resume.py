@@ -12,7 +12,7 @@ import concurrent.futures
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,14 @@ class Part:
 class Manifest:
     """What a resume checkpoint holds. `seconds` were trained before it; `ranks` are those that wrote its shards."""
 
+    format: str = FORMAT
+    version: int = VERSION
     strategy: str
     ranks: int
     progress: Progress
     num_steps: int
     seconds: float
     parts: tuple[Part, ...]
-    format: str = field(default=FORMAT)
-    version: int = field(default=VERSION)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,9 @@ def finish(out_dir: Path, manifest: Manifest, *, keep: int) -> Path:
         shutil.rmtree(final)
     part.rename(final)
     _sync_folder(final.parent)
-    for old in _steps(out_dir)[keep:]:
+    # Those of later steps are of a run that was gone back from: the first to go.
+    others = sorted(_steps(out_dir), key=lambda path: (_number(path) > step, -_number(path)))
+    for old in others[keep:]:
         # Out of sight first: a removal that is cut short must not look like a checkpoint.
         doomed = part_dir(out_dir, _number(old))
         old.rename(doomed)
@@ -143,23 +145,23 @@ def open_checkpoint(path: Path, *, check_parts: bool = True) -> ResumePoint:
     return ResumePoint(path=path, manifest=manifest)
 
 
-def check_config(old: TrainConfig, new: TrainConfig, point: ResumePoint) -> None:
-    """Refuse to go on with a run as another one.
+def check_config(old: TrainConfig, new: TrainConfig, point: ResumePoint | None) -> None:
+    """Refuse to go on with a run as another one; without a point there is nothing to go on with but the same run.
 
     Raises:
         ConfigError: names the keys that differ, or the number of ranks that DeepSpeed needs.
     """
     before, after = _flat(to_table(old)), _flat(to_table(new))
-    free = FREE_KEYS | (RANK_KEYS if new.strategy == "fsdp" else set())
-    changed = [key for key in before if before[key] != after.get(key) and key not in free]
-    if changed == ["num_ranks"]:
+    free = FREE_KEYS | (RANK_KEYS if new.strategy == "fsdp" or point is None else set())
+    changed = [key for key in before | after if before.get(key) != after.get(key) and key not in free]
+    if point and changed and set(changed) <= RANK_KEYS and old.num_ranks != new.num_ranks:
         raise ConfigError(
             f"`{point.path}` was written by {point.manifest.ranks} ranks, and DeepSpeed goes on with as many only, "
             f"not with {new.num_ranks}",
             hint=f"the same command with `--gpus {point.manifest.ranks}`; `--strategy fsdp` runs take any number",
         )
     if changed:
-        named = ", ".join(f"`{key}` ({before[key]} -> {after.get(key)})" for key in changed)
+        named = ", ".join(f"`{key}` ({before.get(key)} -> {after.get(key)})" for key in changed)
         raise ConfigError(
             f"the run in `{new.out_dir}` was started with other values: {named}",
             hint="bring them back, name another `--out`, or start anew: `--resume no --yes`",
