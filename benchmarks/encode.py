@@ -134,7 +134,6 @@ def compare(
         tokens[name] = sum(len(chunk.values) for chunk in column.chunks)
         ids[name] = collections.Counter(row.values.to_numpy().tobytes() for row in column)
     same = sum((ids["ochat"] & ids["truncate"]).values())
-    total = max(sum(ids["ochat"].values()), sum(ids["truncate"].values()))
     rate = {name: tokens[name] / whole for name, (whole, _) in times.items()}
     net = {name: tokens[name] / (whole - start) for name, (whole, start) in times.items()}
     rows = [(f"{len(conversations):,} conversations", "tokens/s", "")]
@@ -149,7 +148,8 @@ def compare(
     rows.append(("ratio, truncate : ochat, whole command", f"{rate['truncate'] / rate['ochat']:.1f} x", "goal: 3 x"))
     rows.append(("ratio, truncate : ochat, without start-up", f"{net['truncate'] / net['ochat']:.1f} x", ""))
     rows.append(("ratio, split : ochat, whole command", f"{rate['split'] / rate['ochat']:.1f} x", ""))
-    rows.append(("rows with the very same ids", f"{same:,}", f"of {total:,} (ochat's and truncate's)"))
+    only = [sum((ids[a] - ids[b]).values()) for a, b in (("ochat", "truncate"), ("truncate", "ochat"))]
+    rows.append(("rows with the very same ids", f"{same:,}", f"only ochat's: {only[0]}, only truncate's: {only[1]}"))
     return rows
 
 
