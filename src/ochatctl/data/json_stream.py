@@ -26,6 +26,7 @@ _BETWEEN = re.compile(r"[ \t\r\n,]*+")
 _OPENING = re.compile(r'\{\s*+"(?:[^"\\]++|\\.)*+"\s*+:', re.DOTALL)
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 _AFTER_VALUE = re.compile(r"\s*+(?:[,\]{]|\Z)")
+_AFTER_STRING = re.compile(r"\s*+(?:[:,\]}]|\Z)")
 _AFTER_JUNK = re.compile(r"[,{\[\]]")
 
 
@@ -37,13 +38,13 @@ class Decoded:
     problem: str = ""
 
 
-def decode_lines(text: io.TextIOBase) -> Iterator[tuple[int, Decoded]]:
+def decode_lines(text: io.TextIOBase, *, longest_chars: int = _LONGEST_VALUE_CHARS) -> Iterator[tuple[int, Decoded]]:
     """Give each line that is not blank with its number."""
     for number in itertools.count(1):
-        line = text.readline(_LONGEST_VALUE_CHARS)
+        line = text.readline(longest_chars)
         if not line:
             return
-        if len(line) == _LONGEST_VALUE_CHARS and not line.endswith("\n") and _skip_line(text):
+        if len(line) == longest_chars and not line.endswith("\n") and _skip_line(text):
             yield number, Decoded(value=line[:_SHOWN_CHARS], problem="a line is too long")
         elif line.strip():
             try:
@@ -52,7 +53,7 @@ def decode_lines(text: io.TextIOBase) -> Iterator[tuple[int, Decoded]]:
                 yield number, Decoded(value=line, problem=NOT_JSON)
 
 
-def decode_stream(text: io.TextIOBase) -> Iterator[Decoded]:
+def decode_stream(text: io.TextIOBase, *, chunk_chars: int = _CHUNK_CHARS) -> Iterator[Decoded]:
     """Give the members of arrays, or values one after another, holding one at a time.
 
     Guarantees: after a malformed member the next one is found again, where the brackets of this one are in balance, or
@@ -60,7 +61,7 @@ def decode_stream(text: io.TextIOBase) -> Iterator[Decoded]:
     whole values, then one problem.
     """
     decode = json.JSONDecoder().raw_decode
-    window = _Window(text)
+    window = _Window(text, chunk_chars)
     of_arrays: bool | None = None
     in_array = False
     openings: set[str] = set()
@@ -109,16 +110,17 @@ def decode_stream(text: io.TextIOBase) -> Iterator[Decoded]:
 class _Window:
     """The part of a stream that is held: what lies before `position` is done with."""
 
-    def __init__(self, text: io.TextIOBase) -> None:
+    def __init__(self, text: io.TextIOBase, chunk_chars: int) -> None:
         self.held = ""
         self.position = 0
         self._text = text
+        self._chunk_chars = chunk_chars
 
     def read_on(self) -> bool:
         """Hold more, and put the position at 0; False at the end, or where one value is too long to be one."""
         pending_chars = len(self.held) - self.position
         # A long value is tried again with twice as much, not once a chunk.
-        more = self._text.read(max(_CHUNK_CHARS, pending_chars)) if pending_chars < _LONGEST_VALUE_CHARS else ""
+        more = self._text.read(max(self._chunk_chars, pending_chars)) if pending_chars < _LONGEST_VALUE_CHARS else ""
         if not more:
             return False
         self.held, self.position = self.held[self.position :] + more, 0
@@ -127,17 +129,20 @@ class _Window:
 
 def _skip_malformed(window: _Window, error_at: int, openings: set[str]) -> bool:
     """Move to what follows the malformed value at the position; False where nothing tells where that is."""
-    num_read_chars = error_at - window.position
     if not openings and (opens := _OPENING.match(window.held, window.position)):
         openings = {opens.group()}
+    # A string that is not closed ends at the next one's first quote: then an opening begins before the error.
+    ends_string = window.held[error_at - 1 : error_at] == '"'
+    error_at -= max(map(len, openings), default=0) if ends_string else 0
     # One that begins an inner object too does not tell an item from a part of one.
-    read = window.held[window.position + 1 : error_at]
+    read = window.held[window.position + 1 : max(error_at, window.position + 1)]
     openings = {opening for opening in openings if opening not in read}
+    num_read_chars = max(1, error_at - window.position)
     while True:
-        opened = _next_opening(window.held, window.position + max(num_read_chars, 1), openings)
-        closed = _balanced_end(window.held, window.position)
-        # With an odd number of quotes, the balance is one of brackets inside strings.
-        if opened is not None and (closed is None or closed > opened or not _goes_on(window.held, closed, openings)):
+        opened = _next_opening(window.held, window.position + num_read_chars, openings)
+        closed, doubtful = _balanced_end(window.held, window.position)
+        doubtful = doubtful and closed is not None and not _goes_on(window.held, closed, openings)
+        if opened is not None and (closed is None or closed > opened or doubtful):
             window.position = opened
             return True
         if closed is not None:
@@ -159,20 +164,25 @@ def _next_opening(held: str, start: int, openings: set[str]) -> int | None:
     return min(found, default=None)
 
 
-def _balanced_end(held: str, start: int) -> int | None:
-    """Give where the brackets that open at `start` have closed again, strings left out."""
+def _balanced_end(held: str, start: int) -> tuple[int | None, bool]:
+    """Give where the brackets that open at `start` have closed again, strings left out.
+
+    That is doubtful where what seems a string is followed by what cannot follow one: with an odd number of quotes, text
+    and strings change places.
+    """
     if held[start] not in "{[":
         found = _AFTER_JUNK.search(held, start + 1)
-        return found.start() if found else None
-    depth = 0
+        return found.start() if found else None, False
+    depth, doubtful = 0, False
     for token in _STRING_OR_BRACKET.finditer(held, start):
         first = held[token.start()]
         if first == '"':
+            doubtful = doubtful or not _AFTER_STRING.match(held, token.end())
             continue
         depth += 1 if first in "{[" else -1
         if depth == 0:
-            return token.end() if _AFTER_VALUE.match(held, token.end()) else None
-    return None
+            return token.end() if _AFTER_VALUE.match(held, token.end()) else None, doubtful
+    return None, doubtful
 
 
 def _goes_on(held: str, end: int, openings: set[str]) -> bool:
@@ -185,7 +195,7 @@ def _goes_on(held: str, end: int, openings: set[str]) -> bool:
 def _skip_line(text: io.TextIOBase) -> bool:
     """Read to the end of the line; tell whether there was anything left of it."""
     rest = text.readline(_CHUNK_CHARS)
-    left = bool(rest)
+    left = rest not in ("", "\n")
     while rest and not rest.endswith("\n"):
         rest = text.readline(_CHUNK_CHARS)
     return left
