@@ -22,9 +22,9 @@ Ints = npt.NDArray[np.int64]
 # In the strict order of their lengths, rows would meet the same rows in every epoch.
 _JITTER = 0.8
 _SAND_JITTERS = (0.2, 0.5, 0.8, 1.0)
-# Bins and steps within this of the mean count as alike.
-_ALIKE = 0.015
-_ALIKE_IN_STEP = 0.005
+# Bins within this of the mean count as alike; where they have no row so short to give, within more, in this order.
+_ALIKE = (0.015, 0.02, 0.025, 0.03, 0.04)
+_MOST_UNLIKE_IN_STEP = 0.005
 
 
 def least_bins(lengths: Ints, *, bin_tokens: int) -> int:
@@ -177,7 +177,7 @@ def even_out(
     """
     load = np.bincount(bins, lengths, minlength=num_bins)
     mean = float(load.mean())
-    enough = mean * (1 - _ALIKE)
+    enough = mean * (1 - _ALIKE[0])
     heap = [(int(load[number]), int(number)) for number in np.flatnonzero(load < enough)]
     if not heap:
         return
@@ -188,7 +188,7 @@ def even_out(
     givers = random.permutation(len(smallest))
     given = np.zeros(num_bins, dtype=np.bool_)
     # A bin can give more where it is one of many in a step.
-    for share in (_ALIKE, _ALIKE_IN_STEP * bins_per_step):
+    for share in (_ALIKE[0], *(share for share in _ALIKE[1:] if share <= _MOST_UNLIKE_IN_STEP * bins_per_step)):
         least = mean * (1 - share)
         for row in smallest[givers[left[givers] >= max(least, 1)]].tolist():
             tokens, number = heap[0]

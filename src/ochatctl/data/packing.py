@@ -191,11 +191,11 @@ def check_lengths(lengths: Ints, *, bin_tokens: int, bins_per_step: int) -> None
         )
     if int(lengths.min(initial=1)) < 1:
         raise DataError(f"row {int(lengths.argmin())} has no tokens")
-    longest = int(lengths.argmax())
-    if lengths[longest] > bin_tokens:
+    row, longest = int(lengths.argmax()), int(lengths.max())
+    if longest > bin_tokens:
         raise DataError(
-            f"row {longest} has {int(lengths[longest])} tokens, and a bin holds {bin_tokens}",
-            hint=f"`--batch-tokens {int(lengths[longest])}` or more; or a family of shorter context in `ochatctl data pack`",
+            f"row {row} has {longest} tokens, and a bin holds {bin_tokens}",
+            hint=f"`--batch-tokens {longest}` or more; or a family of shorter context in `ochatctl data pack`",
         )
 
 
