@@ -1,8 +1,5 @@
 """`ochatctl train`."""
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,14 +19,13 @@ from ochatctl.cli.options import (
     typed_flags,
 )
 from ochatctl.cli.output import Output, examples
+from ochatctl.cli.train_output import describe_end, end_as, progress
+from ochatctl.cli.train_plan import describe_dry_run, describe_plan
 
 if TYPE_CHECKING:
-    from ochatctl.train.launch import TrainResult
-    from ochatctl.train.prepare import RunPlan
-    from ochatctl.train.records import Record
+    pass
 
-_PLAIN_LINES = 10
-_NOT_OF_A_RUN = {"preset", "sets", "dry_run", "quiet", "json"}
+_NOT_OF_A_RUN = {"preset", "sets", "dry_run", "gpu_memory", "quiet", "json"}
 
 
 class TrainCommand(OchatCommand):
@@ -99,8 +95,36 @@ def train(
         int | None, typer.Option("--accumulation", min=1, help="Batches that a rank adds up before an optimizer step.")
     ] = None,
     save_every: Annotated[
-        int, typer.Option("--save-every", min=1, help="Epochs between saved models; the last is always saved.")
-    ] = 1,
+        str,
+        typer.Option(
+            "--save-every",
+            metavar="2epochs|500steps|30m",
+            help="When to save, or several with commas: the model and a resume checkpoint by epochs, else the latter.",
+        ),
+    ] = "1epoch",
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Resume checkpoints to keep.")] = 1,
+    resume: Annotated[
+        str,
+        typer.Option(
+            "--resume",
+            metavar="auto|no|DIR",
+            help="Go on from the last whole checkpoint of `--out`, start anew (with `--yes`), or go on from that one.",
+        ),
+    ] = "auto",
+    grace: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", help="Time to save in when told to stop.")
+    ] = 120.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="How long ranks wait for one that does not answer.")
+    ] = 1800.0,
+    max_bad_steps: Annotated[
+        int, typer.Option("--max-bad-steps", min=1, help="Steps in a row without a finite loss that end the run.")
+    ] = 3,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines, each with `--gpus` GPUs.")] = 1,
+    node_rank: Annotated[int, typer.Option("--node-rank", min=0, help="Which of them this is, from 0.")] = 0,
+    rdzv: Annotated[
+        str | None, typer.Option("--rdzv", metavar="HOST:PORT", help="Where the first machine waits for the others.")
+    ] = None,
     ac: Annotated[
         Literal["none", "selective", "full", "auto"],
         typer.Option("--ac", help="Activations that are computed twice, to save memory."),
@@ -109,6 +133,9 @@ def train(
     seed: Seed = 0,
     trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
+    gpu_memory: Annotated[
+        float | None, typer.Option("--gpu-memory", metavar="GB", min=1, help="With `--dry-run`: GPUs elsewhere.")
+    ] = None,
     yes: Yes = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -119,84 +146,16 @@ def train(
     from ochatctl.train.settings import read_request
 
     output = Output(as_json=json, quiet=quiet)
-    plan = prepare(read_request(preset=preset, sets=sets or (), flags=typed_flags(ctx, but=_NOT_OF_A_RUN)))
+    request = read_request(preset=preset, sets=sets or (), flags=typed_flags(ctx, but=_NOT_OF_A_RUN))
+    plan = prepare(request, is_dry_run=dry_run, gpu_memory_gb=gpu_memory)
+    again = request.command(resume="auto", yes=False)
     for note in plan.notes:
         output.note(note)
     if dry_run:
-        output.result(plan, lambda: _describe(plan))
+        output.result(plan, lambda: describe_dry_run(plan))
         return
-    output.note(_describe(plan))
-    with _progress(output, plan.num_steps) as on_record:
+    output.note(describe_plan(plan))
+    with progress(output, plan.num_steps) as on_record:
         result = run(plan, on_record=on_record)
-    output.result(result, lambda: _finished(result))
-
-
-def _describe(plan: "RunPlan") -> str:
-    c = plan.config
-    return (
-        f"{plan.num_steps} steps in {c.num_epochs} epochs of {plan.num_rows} conversations, "
-        f"{plan.num_tokens_per_epoch} tokens; {c.num_ranks} x {c.batch_tokens} tokens a batch "
-        f"({plan.efficiency_ratio:.1%} full), accumulation {c.accumulation_steps}; "
-        f"{c.strategy}, {c.device}, {c.dtype}, lr {c.optim.lr:.3g}"
-    )
-
-
-def _finished(result: "TrainResult") -> str:
-    return (
-        f"loss {result.first_loss:.4f} -> {result.last_loss:.4f} in {result.num_steps} steps, "
-        f"{result.seconds:.1f} s, {result.tokens_per_second:.0f} tokens/s\n"
-        f"{result.checkpoints[-1]}\n"
-        f"go on with: ochatctl chat --model {result.checkpoints[-1]}"
-    )
-
-
-@contextlib.contextmanager
-def _progress(output: Output, num_steps: int) -> "Iterator[Callable[[Record], None]]":
-    """Show the ranks' records: a bar on a terminal, about ten lines off one."""
-    from ochatctl.train.records import Started
-
-    if output.quiet:
-        yield lambda record: None
-    elif sys.stderr.isatty():
-        with _bar(num_steps) as show:
-            yield show
-    else:
-        every = -(-num_steps // _PLAIN_LINES)
-
-        def show_line(record: "Record") -> None:
-            if isinstance(record, Started):
-                output.note(f"{record.strategy}, {record.num_parameters:,} parameters: the ranks are ready")
-            text = _step_text(record)
-            step = getattr(record, "step", 0)
-            if text and (step == 1 or step % every == 0 or step == num_steps):
-                output.note(f"step {step}/{num_steps}  {text}")
-
-        yield show_line
-
-
-@contextlib.contextmanager
-def _bar(num_steps: int) -> "Iterator[Callable[[Record], None]]":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting the ranks", total=num_steps)
-
-        def show(record: "Record") -> None:
-            text = _step_text(record)
-            if text:
-                bar.update(task, completed=getattr(record, "step", 0), description=text)
-
-        yield show
-
-
-def _step_text(record: "Record") -> str:
-    from ochatctl.train.records import Stepped
-
-    if not isinstance(record, Stepped):
-        return ""
-    return (
-        f"epoch {record.epoch}/{record.num_epochs}  loss {record.loss:.4f}  lr {record.lr:.2e}  "
-        f"norm {record.grad_norm:.2f}  {record.tokens_per_second:.0f} tokens/s"
-    )
+    output.result(result, lambda: describe_end(result, again))
+    end_as(result, again)

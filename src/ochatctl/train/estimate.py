@@ -5,11 +5,12 @@ in: TrainConfig and the lengths of its rows, out: Estimate. No torch; nothing is
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ochatctl.errors import DataError
+from ochatctl.errors import DataError, EnvironmentProblem
 from ochatctl.memory import (
     Need,
     Part,
@@ -33,6 +34,7 @@ from ochatctl.memory.training import (
     training_need,
 )
 from ochatctl.train.config import TrainConfig
+from ochatctl.train.disk import resume_bytes, saves_resume
 from ochatctl.train.request import TrainRequest
 
 # Where no GPU is here to ask: what people train on.
@@ -162,32 +164,73 @@ def estimate(
         device=device,
         memory=training_need(model.weights, model.shape, num_tokens=config.batch_tokens, spread=spread),
         host_bytes=host_bytes(model.weights, spread),
-        disk=_disk(config, model, spread, saved_bytes),
+        disk=_disk(config, model, saved_bytes),
         disk_free_bytes=disk_free_bytes(config.out_dir),
         flops=flops,
         hours=() if spread.on_cpu else tuple(_hours(flops, spread, device, config.num_ranks)),
     )
 
 
-def _disk(config: TrainConfig, model: Model, spread: Spread, saved_bytes: int) -> tuple[Part, ...]:
+def check_memory(request: TrainRequest, known: Estimate, spread: Spread, *, num_tokens: int, notes: list[str]) -> None:
+    """Say where a rank's memory may not hold the run.
+
+    Raises:
+        EnvironmentProblem: weights, gradients and optimizer alone are more than there is.
+    """
+    total = known.device.total_bytes
+    if total is None or known.fits:
+        return
+    state = sum(part.num_bytes for part in state_parts(known.model.weights, spread))
+    advice = _what_fits(request, known, spread, num_tokens)
+    need = f"{known.memory.num_bytes / 1e9:.1f} GB a rank are estimated, and {known.device.name} has {total / 1e9:.1f}"
+    if state > total and known.device.is_here and not spread.on_cpu:
+        raise EnvironmentProblem(
+            f"the model does not fit: {need}; weights, gradients and optimizer alone take {state / 1e9:.1f} GB",
+            hint=advice or "more GPUs, a smaller model, or `--preset lora`",
+        )
+    notes.append(f"memory may run out: {need}" + (f"; by the same estimate this fits: {advice}" if advice else ""))
+
+
+def _what_fits(request: TrainRequest, known: Estimate, spread: Spread, num_tokens: int) -> str:
+    """Give the first command, from the least costly change on, that would fit; nothing where none does."""
+    total = known.device.total_bytes or 0
+    recompute: dict[str, Any] = {} if request.ac == "full" else {"ac": "full"}
+    less = {"batch_tokens": num_tokens // 4, "batch_size_per_gpu": None}
+    theirs = {"strategy": "deepspeed"} if spread.strategy == "fsdp" else {}
+    changes: tuple[dict[str, Any], ...] = (
+        recompute,
+        {**recompute, **theirs, "zero": 3},
+        {**recompute, **theirs, "offload": "optimizer"},
+        {**recompute, **theirs, "zero": 3, "offload": "all"},
+        {**recompute, **theirs, "zero": 3, "offload": "all", **less},
+    )
+    for change in changes if not spread.on_cpu else ():
+        other = replace(
+            spread,
+            recompute=change.get("ac", spread.recompute),
+            strategy=change.get("strategy", spread.strategy),
+            zero_stage=change.get("zero", spread.zero_stage),
+            offload=change.get("offload", spread.offload),
+        )
+        tokens = change.get("batch_tokens", num_tokens)
+        need = training_need(known.model.weights, known.model.shape, num_tokens=tokens, spread=other)
+        if change and need.num_bytes <= total:
+            return request.command(**change)
+    return ""
+
+
+def _disk(config: TrainConfig, model: Model, saved_bytes: int) -> tuple[Part, ...]:
     """Give a part a saved epoch, and one for resume checkpoints: the new one is whole before an old one goes."""
-    saved = [
+    saved = tuple(
         Part(name=f"ep_{epoch + 1}", num_bytes=saved_bytes, formula="the model, in the base's own precision")
         for epoch in range(config.num_epochs)
         if config.saves_after(epoch)
-    ]
-    alone = replace(spread, num_ranks=1, offload="none")
-    parts = [part for part in state_parts(model.weights, alone) if part.name != "gradients"]
-    resume = sum(part.num_bytes for part in parts)
-    times = config.keep + 1
-    return (
-        *saved,
-        Part(
-            name="resume checkpoints",
-            num_bytes=times * resume,
-            formula=f"{times} x {resume / 1e9:.3g} GB: weights and optimizer, the new one beside {config.keep} kept",
-        ),
     )
+    if not saves_resume(config):
+        return saved
+    each, times = resume_bytes(config, model.weights.num_params), config.keep + 1
+    what = f"{each / 1e9:.2f} GB each, weights and optimizer: {config.keep} kept, and one while it is written"
+    return (*saved, Part(name="resume checkpoints", num_bytes=times * each, formula=what))
 
 
 def _hours(flops: float, spread: Spread, device: Device, num_ranks: int) -> list[Hours]:

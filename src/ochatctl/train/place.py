@@ -15,13 +15,17 @@ from ochatctl.train.request import TrainRequest
 _DEEPSPEED_CPU_NOTES = ("DeepSpeed compiles its collectives at the first run on CPU, which takes about a minute",)
 
 
-def place(request: TrainRequest, notes: list[str]) -> tuple[str, int]:
-    """Give the device and the number of ranks."""
+def place(request: TrainRequest, notes: list[str], *, is_dry_run: bool = False) -> tuple[str, int]:
+    """Give the device and this node's ranks; a dry run may plan for GPUs that are not here."""
     if request.cpu:
         return "cpu", request.gpus or 1
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if is_dry_run and (request.gpus or 0 if found else 1) > found:
+        wanted = request.gpus or 1
+        notes.append(f"planning for {wanted} GPU{'s' if wanted > 1 else ''}; {found or 'none'} of them are here")
+        return "cuda", wanted
     if not found:
         raise EnvironmentProblem("no CUDA GPU is found here", hint=request.command(cpu=True))
     wanted = request.gpus or found
@@ -32,8 +36,8 @@ def place(request: TrainRequest, notes: list[str]) -> tuple[str, int]:
     return "cuda", wanted
 
 
-def choose_strategy(request: TrainRequest, notes: list[str]) -> StrategyName:
-    """Give the strategy that is asked for, or DeepSpeed where it can run."""
+def choose_strategy(request: TrainRequest, notes: list[str], *, is_dry_run: bool = False) -> StrategyName:
+    """Give the strategy that is asked for, or DeepSpeed where it can run; a dry run may plan for another machine."""
     keys = ("zero", "offload", "deepspeed")
     theirs = [key for key in keys if getattr(request, key) not in (None, "none", {})]
     if request.strategy == "fsdp":
@@ -44,6 +48,9 @@ def choose_strategy(request: TrainRequest, notes: list[str]) -> StrategyName:
         return "fsdp"
     lack = _deepspeed_lacks(cpu=request.cpu)
     if request.strategy == "deepspeed" or theirs:
+        if lack and is_dry_run:
+            notes.append(f"planning for DeepSpeed; here it cannot run: {lack}")
+            return "deepspeed"
         if not has("deepspeed"):
             raise MissingExtra("`deepspeed` is not installed", hint="pip install 'ochatctl[train]'")
         if lack:

@@ -4,30 +4,51 @@ in: TrainRequest, out: RunPlan. No torch where the run is on CPU.
 """
 
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ochatctl.chat.families import Family
-from ochatctl.data.dataset import PackedDataset, open_dataset, split_path
+from ochatctl.data.dataset import PackedDataset, open_dataset
 from ochatctl.data.packing import Plan, plan_epoch
-from ochatctl.errors import UsageProblem
+from ochatctl.errors import DataError, UsageProblem
 from ochatctl.files import require_disk
-from ochatctl.hub import local_data, local_model
+from ochatctl.hub import local_model
+from ochatctl.memory import read_weights
 from ochatctl.train.batch import choose_batch
 from ochatctl.train.checks import check_family, check_model, check_out, family_name, weight_bytes
+from ochatctl.train.choose_resume import Choice, choose_resume
 from ochatctl.train.config import OptimConfig, TrainConfig
+from ochatctl.train.course import Course, plan_course
+from ochatctl.train.data_files import find_train_file
+from ochatctl.train.deepspeed_json import Difference
+from ochatctl.train.disk import disk_need, resume_bytes, saves_resume
+from ochatctl.train.estimate import Estimate, check_memory, estimate, find_device, fits, read_model, spread_of
 from ochatctl.train.launch_lines import launcher_argv
+from ochatctl.train.node_lines import node_lines, slurm_script
 from ochatctl.train.place import choose_strategy, place
-from ochatctl.train.request import TrainRequest
+from ochatctl.train.request import Source, TrainRequest, sources_of
+from ochatctl.train.save_every import read_save_every
 from ochatctl.train.schedule import auto_lr
 from ochatctl.train.unbuilt import refuse_unbuilt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochPlan:
+    """What is still to be taken of an epoch, counted from 1. `efficiency_ratio` is tokens to what the steps hold."""
+
+    epoch: int
+    num_steps: int
+    num_tokens: int
+    efficiency_ratio: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunPlan:
     """A run that can start, with what is worth knowing before it does.
 
-    `notes` are the choices that were made for the user, in sentences.
+    `notes` are the choices that were made for the user, in sentences. `first_step` is above 1 where an interrupted run
+    goes on; where it is finished, there is nothing to start.
     """
 
     config: TrainConfig
@@ -38,10 +59,21 @@ class RunPlan:
     supervised_tokens_per_step: float
     efficiency_ratio: float
     notes: tuple[str, ...]
+    first_step: int = 1
+    is_finished: bool = False
+    epochs: tuple[EpochPlan, ...] = ()
+    # None for a model of which too little is known.
+    estimate: Estimate | None = None
+    # What was asked for, key by key, and where each value came from.
+    sources: tuple[Source, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    # The commands for each of several nodes, and a script for SLURM.
+    node_lines: tuple[str, ...] = ()
+    slurm_script: str = ""
 
 
-def prepare(request: TrainRequest) -> RunPlan:
-    """Decide and check everything, and touch nothing.
+def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: float | None = None) -> RunPlan:
+    """Decide and check everything, and touch nothing. A dry run may plan for GPUs elsewhere, of so many GB.
 
     Raises:
         UsageProblem: no model, data or output named, or the output holds a finished model.
@@ -53,31 +85,33 @@ def prepare(request: TrainRequest) -> RunPlan:
     model, data, out = _named(request)
     notes: list[str] = []
     refuse_unbuilt(request)
-    device, num_ranks = place(request, notes)
-    strategy = choose_strategy(request, notes)
-    check_out(request, out, notes)
-    data_path = split_path(local_data(data), "train").absolute()
+    device, num_ranks = place(request, notes, is_dry_run=is_dry_run)
+    strategy = choose_strategy(request, notes, is_dry_run=is_dry_run)
+    if request.node_rank == 0:
+        check_out(request, out)
+    num_ranks *= request.nodes
+    save_every = read_save_every(request.save_every)
+    data_path = find_train_file(data, model=model)
     dataset = open_dataset(data_path)
     model_dir = local_model(model).absolute()
     family = check_family(request, model_dir, dataset)
     check_model(model_dir, dataset, data)
+    size = read_model(model_dir)
+    zero_stage = (3 if request.offload == "all" else 2) if request.zero is None else request.zero
+    spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks)
+    rank_device = find_device(on_cpu=request.cpu, num_ranks=num_ranks // request.nodes, gpu_memory_gb=gpu_memory_gb)
     batch = choose_batch(
         request,
         family=family,
         dataset=dataset,
         num_ranks=num_ranks,
         on_cpu=device == "cpu",
-        fits=lambda tokens: True,
+        fits=lambda tokens: size is None or fits(size, spread, rank_device, tokens),
         notes=notes,
     )
     bins_per_step = num_ranks * batch.accumulation
-    plans = [
-        plan_epoch(
-            dataset.lengths, bin_tokens=batch.tokens, bins_per_step=bins_per_step, seed=request.seed, epoch=epoch
-        )
-        for epoch in range(request.epochs)
-    ]
-    supervised = _supervised_tokens(dataset) / len(plans[0].steps)
+    plan = plan_epoch(dataset.lengths, bin_tokens=batch.tokens, bins_per_step=bins_per_step, seed=request.seed, epoch=0)
+    supervised = _supervised_tokens(dataset) / len(plan.steps)
     lr = _lr(request, family, supervised, notes)
     config = TrainConfig(
         model_dir=model_dir,
@@ -85,7 +119,7 @@ def prepare(request: TrainRequest) -> RunPlan:
         out_dir=out.absolute(),
         family=family_name(request, model_dir, family),
         strategy=strategy,
-        zero_stage=(3 if request.offload == "all" else 2) if request.zero is None else request.zero,
+        zero_stage=zero_stage,
         offload=request.offload,
         deepspeed=request.deepspeed,
         device="cpu" if device == "cpu" else "cuda",
@@ -94,16 +128,63 @@ def prepare(request: TrainRequest) -> RunPlan:
         num_epochs=request.epochs,
         batch_tokens=batch.tokens,
         accumulation_steps=batch.accumulation,
-        save_every_epochs=request.save_every,
+        save_every_epochs=save_every.epochs,
+        save_every_steps=save_every.steps,
+        save_every_seconds=save_every.seconds,
+        keep=request.keep,
+        grace_seconds=request.grace,
+        timeout_seconds=request.timeout,
+        max_bad_steps=request.max_bad_steps,
+        num_nodes=request.nodes,
+        node_rank=request.node_rank,
+        rendezvous=request.rdzv or ("HOST:PORT" if is_dry_run and request.nodes > 1 else None),
         seed=request.seed,
-        num_threads=max(1, _num_cores() // num_ranks),
+        num_threads=max(1, _num_cores() * request.nodes // num_ranks),
         gradient_checkpointing=request.ac == "full",
         trust_remote_code=request.trust_remote_code,
         optim=_optim(request, lr),
     )
-    num_saves = sum(config.saves_after(epoch) for epoch in range(config.num_epochs))
-    require_disk(out, need_bytes=num_saves * weight_bytes(model_dir))
-    return _run_plan(config, dataset, plans, supervised, notes)
+    choice = choose_resume(request, config, notes)
+    need_bytes = _disk_need(choice, notes)
+    if rank_device.is_here or not is_dry_run:
+        require_disk(out, need_bytes=need_bytes)
+    known = None
+    if size is not None:
+        known = estimate(
+            choice.config,
+            model=size,
+            spread=spread,
+            device=rank_device,
+            lengths=dataset.lengths,
+            saved_bytes=weight_bytes(model_dir) or size.weights.num_bytes,
+        )
+        check_memory(request, known, spread, num_tokens=batch.tokens, notes=notes)
+    run_plan = _run_plan(choice, dataset, plan, supervised, notes)
+    return replace(
+        run_plan,
+        estimate=known,
+        sources=sources_of(request),
+        differences=request.base.differences if request.base else (),
+        node_lines=node_lines(request),
+        slurm_script="" if request.cpu else slurm_script(request, choice.config),
+    )
+
+
+def _disk_need(choice: Choice, notes: list[str]) -> int:
+    """Give the bytes that the run will write, and say what the resume checkpoints take of them."""
+    config, model_bytes = choice.config, weight_bytes(choice.config.model_dir)
+    if choice.is_finished:
+        return 0
+    try:
+        num_parameters = read_weights(config.model_dir).num_params
+    except DataError:  # in torch's own files, which would have to be unpacked for that
+        num_parameters = model_bytes // 2
+    if saves_resume(config):
+        each = resume_bytes(config, num_parameters)
+        notes.append(
+            f"resume checkpoints: {each / 1e9:.2f} GB each, {config.keep} kept and one more while it is written"
+        )
+    return disk_need(config, num_parameters=num_parameters, model_bytes=model_bytes)
 
 
 def _named(request: TrainRequest) -> tuple[str, str, Path]:
@@ -142,19 +223,43 @@ def _optim(request: TrainRequest, lr: float) -> OptimConfig:
     return OptimConfig(lr=lr, **{name: value for name, value in asked.items() if value is not None})
 
 
-def _run_plan(
-    config: TrainConfig, dataset: PackedDataset, plans: list[Plan], supervised: float, notes: list[str]
-) -> RunPlan:
+def _run_plan(choice: Choice, dataset: PackedDataset, plan: Plan, supervised: float, notes: list[str]) -> RunPlan:
+    config = choice.config
+    course = plan_course(
+        dataset.lengths,
+        num_epochs=config.num_epochs,
+        bins_per_step=config.bins_per_step,
+        bin_tokens=config.batch_tokens,
+        seed=config.seed,
+        after=choice.point.manifest.progress if choice.point else None,
+    )
     return RunPlan(
         config=config,
         launcher=launcher_argv(config),
         num_rows=len(dataset),
-        num_tokens_per_epoch=plans[0].num_tokens,
-        num_steps=sum(len(plan.steps) for plan in plans),
+        num_tokens_per_epoch=plan.num_tokens,
+        num_steps=course.num_steps,
         supervised_tokens_per_step=supervised,
-        efficiency_ratio=plans[0].efficiency_ratio,
+        efficiency_ratio=plan.efficiency_ratio,
         notes=tuple(notes),
+        first_step=course.first_step,
+        epochs=tuple(_epoch_plans(course, dataset)),
+        is_finished=choice.is_finished,
     )
+
+
+def _epoch_plans(course: Course, dataset: PackedDataset) -> Iterator[EpochPlan]:
+    for leg in course.legs:
+        steps = leg.steps[leg.num_taken :]
+        rows = [row for bins in steps for taken in bins for row in taken]
+        num_tokens = int(dataset.lengths[rows].sum()) if rows else 0
+        room = len(steps) * course.bins_per_step * course.bin_tokens
+        yield EpochPlan(
+            epoch=leg.epoch + 1,
+            num_steps=len(steps),
+            num_tokens=num_tokens,
+            efficiency_ratio=num_tokens / room if room else 1.0,
+        )
 
 
 def _num_cores() -> int:

@@ -80,7 +80,15 @@ class TrainRequest:
     epochs: int = 5
     batch: BatchRequest = BatchRequest()
     optim: OptimRequest = OptimRequest()
-    save_every: int = 1
+    save_every: str = "1epoch"
+    keep: int = 1
+    resume: str = "auto"
+    grace: float = 120.0
+    timeout: float = 1800.0
+    max_bad_steps: int = 3
+    nodes: int = 1
+    node_rank: int = 0
+    rdzv: str | None = None
     ac: Literal["none", "selective", "full", "auto"] = "none"
     compile: bool = False
     lora: str | None = None
@@ -125,6 +133,23 @@ class Base:
     request: TrainRequest
     sources: Mapping[str, str]
     differences: tuple[Difference, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A value that was asked for, and where: a preset, a DeepSpeed JSON, `--set` or a flag."""
+
+    key: str
+    value: Any
+    source: str
+
+
+def sources_of(request: TrainRequest) -> tuple[Source, ...]:
+    """Give what was asked for, in the order of the keys; what is not there was left to us."""
+    named = request.base.sources if request.base else {}
+    return tuple(
+        Source(key=key, value=value, source=named[key]) for key, value in flat(request).items() if key in named
+    )
 
 
 def flat(request: Any, *, prefix: str = "") -> dict[str, Any]:

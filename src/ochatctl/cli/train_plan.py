@@ -1,0 +1,94 @@
+"""What `ochatctl train --dry-run` prints: steps, memory, disk, time and the lines that start it."""
+
+import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ochatctl.train.estimate import Estimate
+    from ochatctl.train.prepare import RunPlan
+
+_SHOWN_EPOCHS = 6
+
+
+def describe_plan(plan: "RunPlan") -> str:
+    """Give a run in one line."""
+    c = plan.config
+    return (
+        f"{plan.num_steps} steps in {c.num_epochs} epochs of {plan.num_rows} conversations, "
+        f"{plan.num_tokens_per_epoch} tokens; {c.num_ranks} x {c.batch_tokens} tokens a batch "
+        f"({plan.efficiency_ratio:.1%} full), accumulation {c.accumulation_steps}; "
+        f"{c.strategy}, {c.device}, {c.dtype}, lr {c.optim.lr:.3g}"
+    )
+
+
+def describe_dry_run(plan: "RunPlan") -> str:
+    """Give all that is known of a run before it starts."""
+    return "\n".join([describe_plan(plan), *_epochs(plan), *_estimate(plan), *_asked(plan), *_lines(plan)])
+
+
+def _epochs(plan: "RunPlan") -> Iterator[str]:
+    for epoch in plan.epochs[:_SHOWN_EPOCHS]:
+        yield (
+            f"  epoch {epoch.epoch}: {epoch.num_steps} steps, {epoch.num_tokens} tokens, "
+            f"{epoch.efficiency_ratio:.1%} full"
+        )
+    if len(plan.epochs) > _SHOWN_EPOCHS:
+        yield f"  and {len(plan.epochs) - _SHOWN_EPOCHS} epochs more"
+
+
+def _estimate(plan: "RunPlan") -> Iterator[str]:
+    known = plan.estimate
+    if known is None:
+        yield "Memory: not estimated; the sizes in the model's `config.json` cannot be read"
+        return
+    counted = "counted from its config" if known.model.is_counted else "counted in its files"
+    yield f"Model: {known.model.weights.num_params:,} parameters, {counted}"
+    yield _memory_line(known)
+    for part in known.memory.parts:
+        yield f"  {_gb(part.num_bytes)}  {part.name}: {part.formula}"
+    if known.host_bytes:
+        yield f"  {_gb(known.host_bytes)}  of main memory for all ranks together: what is moved out of the GPUs"
+    yield f"Disk: {_gb(known.disk_bytes).strip()}, of {_gb(known.disk_free_bytes).strip()} that are free"
+    for part in known.disk:
+        yield f"  {_gb(part.num_bytes)}  {part.name}: {part.formula}"
+    yield f"Work: {known.flops:.3g} FLOPs (6 x parameters x tokens, and attention)"
+    for hours in known.hours:
+        yield (
+            f"  about {hours.hours:.3g} hours on {plan.config.num_ranks} x {hours.gpu}, an estimate: "
+            f"{hours.assumed_mfu:.0%} of {hours.peak_tflops:g} TFLOP/s is assumed"
+        )
+
+
+def _memory_line(known: "Estimate") -> str:
+    line = f"Memory of a rank, estimated: {_gb(known.memory.num_bytes).strip()}"
+    total = known.device.total_bytes
+    if total is None:
+        return f"{line}; how much there is nobody can tell here (`--gpu-memory GB`)"
+    return f"{line} of {_gb(total).strip()}, {known.device.name}{'' if known.fits else ': TOO MUCH'}"
+
+
+def _asked(plan: "RunPlan") -> Iterator[str]:
+    if plan.sources:
+        yield "Asked for, and where; all else is a default or chosen above:"
+    for item in plan.sources:
+        yield f"  {item.key} = {item.value}  ({item.source})"
+    if plan.differences:
+        yield "The DeepSpeed JSON, where it is not taken as it stands:"
+    for difference in plan.differences:
+        yield f"  {difference}"
+
+
+def _lines(plan: "RunPlan") -> Iterator[str]:
+    yield "Launch:"
+    yield f"  {shlex.join(plan.launcher)}"
+    if plan.node_lines:
+        yield "On each node:"
+        yield from (f"  {line}" for line in plan.node_lines)
+    if plan.slurm_script:
+        yield "For SLURM, `sbatch FILE`:"
+        yield from (f"  {line}" for line in plan.slurm_script.splitlines())
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:7.1f} GB" if num_bytes >= 5e7 else f"{num_bytes / 1e6:7.2f} MB"
