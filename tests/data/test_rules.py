@@ -43,6 +43,8 @@ HI = [("u", "Hi"), ("a", "Hello")]
         ("lead", HI, HI),
         ("lead", [("a", "Welcome")], "no user turn"),
         ("tail", [*HI, ("u", "Bye"), ("u", "?")], HI),
+        ("tail", [*HI, ("u", "Bye"), ("a", "\u200b")], HI),
+        ("tail", [("u", "Hi"), ("a", " ")], [("u", "Hi"), ("a", " ")]),
         ("tail", HI, HI),
         ("tail", [("u", "Hi")], "no answer"),
         ("empty", [("u", " \n"), ("a", "Hello")], "a turn is empty"),

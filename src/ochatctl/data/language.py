@@ -16,7 +16,7 @@ _MIN_SCORE = 0.5
 # Of fewer letters a language cannot be told: `ok` is English, Polish and Dutch.
 _MIN_LETTERS = 20
 
-_CODE = re.compile(r"(?P<fence>^ *(`{3,}|~{3,}))[^\n]*\n.*?(?:^ *\2|\Z)|(`+)[^`\n]+\3", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"^ *(`{3,}|~{3,})[^\n]*\n.*?(?:^ *\1|\Z)|(`+)[^`\n]+\2", re.DOTALL | re.MULTILINE)
 _NOT_PROSE = re.compile(r"https?://\S+|<[^<>\n]{1,200}>")
 
 

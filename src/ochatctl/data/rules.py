@@ -80,12 +80,13 @@ def drop_leading_answers(draft: Draft) -> Draft | Rejected:
 
 
 def drop_unanswered(draft: Draft) -> Draft | Rejected:
-    """Drop user turns after the last answer: nothing is learnt from them."""
+    """Drop what follows the last answer that says something, such as a question that an outage left open."""
     messages = draft.conversation.messages
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     if not answers:
         return Rejected(reason="no answer")
-    return with_messages(draft, messages[: answers[-1] + 1], "unanswered user turns dropped")
+    said = [index for index in answers if not is_blank(messages[index].content)]
+    return with_messages(draft, messages[: (said or answers)[-1] + 1], "unanswered turns at the end dropped")
 
 
 def reject_empty_turns(draft: Draft) -> Draft | Rejected:

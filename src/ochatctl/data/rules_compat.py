@@ -38,7 +38,7 @@ def drop_one_unanswered(draft: Draft) -> Draft | Rejected:
     """Drop the last turn where it is the user's, and no more than that one."""
     messages = draft.conversation.messages
     if len(messages) > 1 and messages[-1].role == "user":
-        draft = with_messages(draft, messages[:-1], "unanswered user turns dropped")
+        draft = with_messages(draft, messages[:-1], "unanswered turns at the end dropped")
     return _if_two_turns(draft)
 
 
