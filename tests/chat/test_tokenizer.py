@@ -217,7 +217,7 @@ def test_words_one_by_one_have_the_ids_that_sentencepiece_gives_the_whole_text(k
     tokenizer = SentencePieceTokenizer(folder, control_strings=())
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     # A user-defined symbol with a space inside spans words: then the text is encoded whole.
-    assert (tokenizer._encode_words is None) == (kind == "user-defined")
+    assert (tokenizer._words is None) == (kind == "user-defined")
     words = st.sampled_from(
         ["the", "quick", "brown", "ab", "c", " ", "  ", "\n", "\t", "▁", "é", "🙂", "中文", "x" * 40]
     )

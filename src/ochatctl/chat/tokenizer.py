@@ -7,12 +7,13 @@ transformers' LlamaTokenizer gives other ids for runs of spaces, indented code a
 """
 
 import functools
+import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ochatctl.chat.conversation import check_text
 from ochatctl.errors import ConfigError, DataError
@@ -30,7 +31,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 _CACHED_PREFIX_CHARS = 64
-_CACHED_WORDS = 1 << 16
+_CACHED_WORDS = 1 << 18
 _CACHED_WORD_CHARS = 32
 _WORD = re.compile(" *[^ ]+| +$")
 _SPM_SPACE = "\u2581"
@@ -92,7 +93,7 @@ class SentencePieceTokenizer:
                 proto.pieces[index].type = _SPM_CONTROL
         self._model = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
         self.dummy_prefix = bool(proto.normalizer_spec.add_dummy_prefix)
-        self._encode_words = _word_encoder(proto, self._pieces)
+        self._words = _WordEncoder(proto) if _WordEncoder.knows(proto) else None
         self.num_tokens = max(len(self._pieces), *(index + 1 for index, _ in self._added.values()), 0)
         bos = _token_string(settings.get("bos_token")) or self._pieces[self._model.bos_id()]
         puts_bos = settings.get("add_bos_token", True) is not False and bos in self._ids
@@ -131,8 +132,8 @@ class SentencePieceTokenizer:
         return _without_control(text, self._encode_part, self.control_ids)
 
     def _encode_part(self, text: str) -> list[int]:
-        if self._encode_words is not None and _SPM_SPACE not in text:
-            return self._encode_words(text)
+        if self._words is not None and _SPM_SPACE not in text:
+            return self._words.encode(text)
         return list(self._model.encode(text, out_type=int))
 
 
@@ -270,36 +271,62 @@ def _without_control(text: str, encode: Any, control_ids: frozenset[int]) -> lis
     return left + _without_control(text[middle:], encode, control_ids)
 
 
-def _word_encoder(proto: Any, pieces: list[str]) -> Callable[[str], list[int]] | None:
-    """Give a function that encodes a text word by word, to the ids that the model gives for the whole, or None.
+class _WordEncoder:
+    """Encodes a text to the ids that its model gives, common words from memory and the others in one call.
 
     BPE joins two neighbours only where the vocabulary holds them as one piece. Where none holds a space after anything
-    else (Llama 2's and Mistral's do not), nothing is joined across the start of a word: words can be encoded one by
-    one, and common ones once. On ShareGPT chats that is 4 times as fast.
+    else (Llama 2's and Mistral's do not), nothing is joined across the start of a word, so a word has the same ids in
+    any company, and a token tells by itself whether it begins one. On ShareGPT chats this is 1.3 times as fast, and the
+    more so the more of the words were there before.
     """
-    import sentencepiece
 
-    normalizer = proto.normalizer_spec
-    plain = not normalizer.precompiled_charsmap and not normalizer.remove_extra_whitespaces
-    if not (plain and normalizer.escape_whitespaces and normalizer.add_dummy_prefix):
-        return None
-    if proto.trainer_spec.treat_whitespace_as_suffix or any(_SPACE_INSIDE.search(piece) for piece in pieces):
-        return None
-    bare = type(proto).FromString(proto.SerializeToString())
-    bare.normalizer_spec.add_dummy_prefix = False
-    model = sentencepiece.SentencePieceProcessor(model_proto=bare.SerializeToString())
+    def __init__(self, proto: Any) -> None:
+        import sentencepiece
 
-    @functools.lru_cache(maxsize=_CACHED_WORDS)
-    def short(word: str) -> tuple[int, ...]:
-        return tuple(model.encode(word, out_type=int))
+        bare = type(proto).FromString(proto.SerializeToString())
+        bare.normalizer_spec.add_dummy_prefix = False
+        self._model = sentencepiece.SentencePieceProcessor(model_proto=bare.SerializeToString())
+        pieces = [piece.piece for piece in proto.pieces]
+        self._begins = frozenset(index for index, piece in enumerate(pieces) if piece.startswith(_SPM_SPACE))
+        self._spaces = frozenset(index for index in self._begins if pieces[index].endswith(_SPM_SPACE))
+        self._known: dict[str, list[int]] = {}
 
-    def encode(text: str) -> list[int]:
-        token_ids: list[int] = []
-        for word in _WORD.findall(f" {text}" if text else ""):
-            token_ids.extend(short(word) if len(word) <= _CACHED_WORD_CHARS else model.encode(word, out_type=int))
-        return token_ids
+    @staticmethod
+    def knows(proto: Any) -> bool:
+        """Tell whether words of this model stand for themselves."""
+        normalizer = proto.normalizer_spec
+        is_plain = not normalizer.precompiled_charsmap and not normalizer.remove_extra_whitespaces
+        has_spaces = normalizer.escape_whitespaces and normalizer.add_dummy_prefix
+        if not (is_plain and has_spaces) or proto.trainer_spec.treat_whitespace_as_suffix:
+            return False
+        return not any(_SPACE_INSIDE.search(piece.piece) for piece in proto.pieces)
 
-    return encode
+    def encode(self, text: str) -> list[int]:
+        # The model puts its dummy prefix, a space, before each text.
+        words = _WORD.findall(f" {text}" if text else "")
+        known = self._known
+        found = list(map(known.get, words))
+        if None in found:
+            gaps = [index for index, ids in enumerate(found) if ids is None]
+            missing = list(dict.fromkeys([words[index] for index in gaps]))
+            fresh = dict(zip(missing, self._encode_apart(missing), strict=True))
+            for index in gaps:
+                found[index] = fresh[words[index]]
+            if len(known) > _CACHED_WORDS:
+                known.clear()
+            known.update([(word, ids) for word, ids in fresh.items() if len(word) <= _CACHED_WORD_CHARS])
+        return list(itertools.chain.from_iterable(cast("list[list[int]]", found)))
+
+    def _encode_apart(self, words: list[str]) -> list[list[int]]:
+        # Each begins with a space; a word of spaces alone ends its text, and stands last here too.
+        token_ids = self._model.encode("".join(words), out_type=int)
+        begins, spaces = self._begins, self._spaces
+        starts = [
+            index
+            for index, (before, token_id) in enumerate(itertools.pairwise(token_ids), start=1)
+            if token_id in begins and before not in spaces
+        ]
+        return [token_ids[start:end] for start, end in itertools.pairwise([0, *starts, len(token_ids)])]
 
 
 def _plain_instance(fast: Any) -> Any:
