@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ochatctl.extras import has
 _EPOCH = re.compile(r"ep_\d+")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _HUB_FILE = re.compile(_HUB_ID.pattern + r":(?P<file>.+)")
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot")
 _PAUSES_SECONDS = (0.5, 1.5)
 
 
@@ -39,8 +40,10 @@ class HubDataset:
     files: tuple[RemoteFile, ...]
 
 
-def local_model(name: str) -> Path:
+def local_model(name: str, *, weights: bool = True) -> Path:
     """Give the folder of a model: the folder itself, or a hub snapshot, downloaded where it is not cached.
+
+    Without `weights` only what is small is downloaded: configs and the tokenizer.
 
     Raises:
         ConfigError: neither a folder nor a hub id.
@@ -52,7 +55,8 @@ def local_model(name: str) -> Path:
     match = _HUB_ID.fullmatch(name)
     if match is None or name.startswith((".", "/", "~")):
         raise ConfigError(f"`{name}` is neither a folder nor a hub id", hint="a hub id is `owner/name[@revision]`")
-    return _snapshot(match["repo"], match["revision"], repo_type="model")
+    but = None if weights else _WEIGHT_FILES
+    return _snapshot(match["repo"], match["revision"], repo_type="model", but=but)
 
 
 def chat_model(name: str) -> Path:
@@ -115,11 +119,26 @@ def hub_id(name: str) -> tuple[str, str | None] | None:
     return (match["repo"], match["revision"]) if match and not name.startswith((".", "/", "~")) else None
 
 
-def _snapshot(repo: str, revision: str | None, *, repo_type: str, files: str | None = None) -> Path:
+def _snapshot(
+    repo: str,
+    revision: str | None,
+    *,
+    repo_type: str,
+    files: str | None = None,
+    but: Sequence[str] | None = None,
+) -> Path:
     from huggingface_hub import snapshot_download
 
     with _faults(repo, revision, repo_type=repo_type):
-        return Path(snapshot_download(repo, revision=revision, repo_type=repo_type, allow_patterns=files))
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                repo_type=repo_type,
+                allow_patterns=files,
+                ignore_patterns=list(but) if but else None,
+            )
+        )
 
 
 @contextlib.contextmanager

@@ -27,12 +27,13 @@ def check_family(request: TrainRequest, model_dir: Path, dataset: PackedDataset)
     name = request.family
     if name is None and not (model_dir / CARD_NAME).is_file():
         name = dataset.model_type  # a base that says nothing is trained for what the data was packed for
-    family, _ = load_family(model_dir, name, trust_remote_code=request.trust_remote_code)
+    family, tokenizer = load_family(model_dir, name, trust_remote_code=request.trust_remote_code)
     if dataset.model_type not in family.names:
         raise ConfigError(
             f"`{dataset.path}` was packed for `{dataset.model_type}`, and the model is trained for `{family.name}`",
             hint=f"ochatctl data pack CHATS.jsonl --model {request.model} --family {family.name} --out {request.data}",
         )
+    dataset.check_tokenizer(tokenizer)
     return family
 
 
@@ -43,9 +44,9 @@ def family_name(request: TrainRequest, model_dir: Path, family: Family) -> str |
     return None if request.family is None and (model_dir / CARD_NAME).is_file() else family.name
 
 
-def check_model(model_dir: Path, dataset: PackedDataset, data: str) -> None:
+def check_model(model_dir: Path, dataset: PackedDataset, data: str, *, needs_weights: bool = True) -> None:
     """Check what would otherwise fail on the ranks, or worse, not fail."""
-    if not (model_dir / "config.json").is_file() or not weight_bytes(model_dir):
+    if not (model_dir / "config.json").is_file() or (needs_weights and not weight_bytes(model_dir)):
         raise ConfigError(f"`{model_dir}` holds no model", hint="a model folder has `config.json` and `*.safetensors`")
     table = read_json(model_dir / "config.json")
     table = table.get("text_config") or table

@@ -11,10 +11,9 @@ from pathlib import Path
 from ochatctl.chat.families import Family
 from ochatctl.data.dataset import PackedDataset, open_dataset
 from ochatctl.data.packing import Plan, plan_epoch
-from ochatctl.errors import DataError, UsageProblem
+from ochatctl.errors import UsageProblem
 from ochatctl.files import require_disk
 from ochatctl.hub import local_model
-from ochatctl.memory import read_weights
 from ochatctl.train.batch import choose_batch
 from ochatctl.train.checks import check_family, check_model, check_out, family_name, weight_bytes
 from ochatctl.train.choose_resume import Choice, choose_resume
@@ -93,9 +92,10 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     save_every = read_save_every(request.save_every)
     data_path = find_train_file(data, model=model)
     dataset = open_dataset(data_path)
-    model_dir = local_model(model).absolute()
+    # A plan needs no weights, which may be a hundred gigabytes; where the model is a folder, they are counted.
+    model_dir = local_model(model, weights=not is_dry_run).absolute()
     family = check_family(request, model_dir, dataset)
-    check_model(model_dir, dataset, data)
+    check_model(model_dir, dataset, data, needs_weights=not is_dry_run or Path(model).expanduser().is_dir())
     size = read_model(model_dir)
     zero_stage = (3 if request.offload == "all" else 2) if request.zero is None else request.zero
     spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks)
@@ -145,7 +145,9 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         optim=_optim(request, lr),
     )
     choice = choose_resume(request, config, notes)
-    need_bytes = _disk_need(choice, notes)
+    saved_bytes = weight_bytes(model_dir) or (size.weights.num_bytes if size else 0)
+    # Where the config says nothing, two bytes a parameter are as good a guess as any.
+    need_bytes = _disk_need(choice, saved_bytes, size.weights.num_params if size else saved_bytes // 2, notes)
     if rank_device.is_here or not is_dry_run:
         require_disk(out, need_bytes=need_bytes)
     known = None
@@ -156,7 +158,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
             spread=spread,
             device=rank_device,
             lengths=dataset.lengths,
-            saved_bytes=weight_bytes(model_dir) or size.weights.num_bytes,
+            saved_bytes=saved_bytes,
         )
         check_memory(request, known, spread, num_tokens=batch.tokens, notes=notes)
     run_plan = _run_plan(choice, dataset, plan, supervised, notes)
@@ -170,21 +172,17 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     )
 
 
-def _disk_need(choice: Choice, notes: list[str]) -> int:
+def _disk_need(choice: Choice, saved_bytes: int, num_parameters: int, notes: list[str]) -> int:
     """Give the bytes that the run will write, and say what the resume checkpoints take of them."""
-    config, model_bytes = choice.config, weight_bytes(choice.config.model_dir)
+    config = choice.config
     if choice.is_finished:
         return 0
-    try:
-        num_parameters = read_weights(config.model_dir).num_params
-    except DataError:  # in torch's own files, which would have to be unpacked for that
-        num_parameters = model_bytes // 2
     if saves_resume(config):
         each = resume_bytes(config, num_parameters)
         notes.append(
             f"resume checkpoints: {each / 1e9:.2f} GB each, {config.keep} kept and one more while it is written"
         )
-    return disk_need(config, num_parameters=num_parameters, model_bytes=model_bytes)
+    return disk_need(config, num_parameters=num_parameters, model_bytes=saved_bytes)
 
 
 def _named(request: TrainRequest) -> tuple[str, str, Path]:
