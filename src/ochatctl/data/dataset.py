@@ -171,6 +171,11 @@ class PackedDataset:
         return open_dataset, (self.path,)
 
     @property
+    def num_row_groups(self) -> int:
+        """How many parts the file is read in."""
+        return len(self._group_ends)
+
+    @property
     def model_type(self) -> str:
         """The family that it was encoded for."""
         return self.info.model_type
