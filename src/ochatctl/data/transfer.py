@@ -6,8 +6,10 @@ huggingface-hub 2 gives each try a new temporary file, and so does not resume on
 """
 
 import contextlib
+import functools
 import hashlib
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -122,12 +124,16 @@ class _Transfer:
 
         failed = 0
         timeout = httpx.Timeout(self._patience.timeout_seconds)
-        with httpx.Client(follow_redirects=True, timeout=timeout, headers=self._headers) as client:
+        with httpx.Client(
+            follow_redirects=True, timeout=timeout, headers=self._headers, verify=_trusted_roots()
+        ) as client:
             while self._num_bytes != self._expected_bytes or not self._part.exists():
                 before = self._num_bytes
                 try:
                     self._ask(client)
                     return
+                except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                    raise RemoteError(f"`{self._file.url}` is no address: {error}") from error
                 except (httpx.TransportError, httpx.TooManyRedirects, _Again) as error:
                     failed = 1 if self._num_bytes > before else failed + 1
                     if failed >= self._patience.num_tries:
@@ -138,8 +144,6 @@ class _Transfer:
                         ) from error
                     pause = error.pause_seconds if isinstance(error, _Again) else None
                     time.sleep(min(_LONGEST_PAUSE_SECONDS, pause or self._patience.first_pause_seconds * 2**failed / 2))
-                except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                    raise RemoteError(f"`{self._file.url}` is no address: {error}") from error
 
     def _ask(self, client: Any) -> None:
         # Compressed on the way, a range would be one of other bytes.
@@ -164,7 +168,8 @@ class _Transfer:
             if length.isdigit() and not encoded:
                 self._expected_bytes = self._num_bytes + int(length)
                 require_disk(self._part, need_bytes=int(length))
-            chunks: Iterator[bytes] = response.iter_bytes(_CHUNK_BYTES) if encoded else response.iter_raw(_CHUNK_BYTES)
+            # Of no fixed size: chunks are gathered in memory otherwise, and lost with the connection.
+            chunks: Iterator[bytes] = response.iter_bytes() if encoded else response.iter_raw()
             self._write(chunks)
 
     def _write(self, chunks: Iterator[bytes]) -> None:
@@ -216,6 +221,14 @@ class _Transfer:
             )
         what = "there is no such file" if status in (404, 410) else "the server refuses"
         raise RemoteError(f"`{url}`: HTTP {status}, {what}", hint="check the address")
+
+
+@functools.cache
+def _trusted_roots() -> ssl.SSLContext:
+    """Read the root certificates once, not once a file."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _state_path(part: Path) -> Path:
