@@ -22,3 +22,18 @@ from ochatctl.cli.openchat_flags import translated
 )
 def test_a_line_of_openchats_becomes_one_of_ours(line: str, ours: str) -> None:
     assert translated(shlex.split(line)) == shlex.split(ours)
+
+
+def test_the_help_of_train_is_grouped_and_each_heading_has_its_options() -> None:
+    from typer.testing import CliRunner
+
+    from ochatctl.cli.app import app
+    from ochatctl.cli.commands import register
+    from ochatctl.cli.train import TrainCommand
+
+    register(app)
+    shown = CliRunner().invoke(app, ["train", "--help"]).stdout
+    places = [shown.index(f"{heading}:\n") for heading in (*TrainCommand.headings, "Options")]
+    assert places == sorted(places)
+    assert places[0] < shown.index("--preset") < shown.index("--model ") < places[1] < shown.index("--nodes")
+    assert shown.index("--save-every") < places[-1] < shown.index("--dry-run")

@@ -1,9 +1,9 @@
 """The flags that mean one thing everywhere, and the command class that lets list options take several values."""
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
@@ -83,12 +83,29 @@ class OchatCommand(TyperCommand):
     """Lets a list option take several values, or none: `--api-keys sk-1 sk-2 --port 1`.
 
     Only on commands without positionals, where a bare word can belong to nothing else.
+
+    `headings` groups the options of a help that has many: heading -> names of parameters.
     """
+
+    headings: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not any(isinstance(param, TyperArgument) for param in self.params):
             args = self._repeat_list_options(args)
         return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options under their headings; those without one are the same everywhere, and come last."""
+        own = {name: heading for heading, names in self.headings.items() for name in names}
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in self.headings}
+        for param in self.get_params(ctx):
+            usual = "Arguments" if param.param_type_name == "argument" else "Options"
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(own.get(param.name or "", usual), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def _repeat_list_options(self, args: list[str]) -> list[str]:
         lists = {

@@ -1,7 +1,7 @@
 """`ochatctl train`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -22,14 +22,19 @@ from ochatctl.cli.output import Output, examples
 from ochatctl.cli.train_output import describe_end, end_as, progress
 from ochatctl.cli.train_plan import describe_dry_run, describe_plan
 
-if TYPE_CHECKING:
-    pass
-
 _NOT_OF_A_RUN = {"preset", "sets", "dry_run", "gpu_memory", "quiet", "json"}
 
 
 class TrainCommand(OchatCommand):
     """Takes OpenChat's own spellings as well."""
+
+    headings: ClassVar = {
+        "What to train": ("preset", "sets", "model", "family", "data", "out"),
+        "Where": ("gpus", "cpu", "strategy", "zero", "deepspeed_config", "nodes", "node_rank", "rdzv", "timeout"),
+        "Batch and learning rate": ("epochs", "lr", "batch_size_per_gpu", "batch_tokens", "accumulation"),
+        "Memory": ("offload", "ac"),
+        "Saving and going on": ("save_every", "keep", "resume", "grace", "max_bad_steps"),
+    }
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, translated(args))
@@ -42,7 +47,7 @@ def register(app: typer.Typer) -> None:
         cls=TrainCommand,
         epilog=examples(
             "ochatctl train --model BASE --data chats --out run --gpus 8",
-            "ochatctl train --model BASE --data chats --out run --gpus 2 --cpu --strategy fsdp",
+            "ochatctl train --preset openchat-v3.2-super --gpus 8",
             "ochatctl train --model BASE --data chats --out run --gpus 8 --dry-run",
         ),
     )(train)
@@ -51,49 +56,98 @@ def register(app: typer.Typer) -> None:
 def train(
     ctx: typer.Context,
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="NAME|FILE.toml", help="Values to start from: `ochatctl presets`.")
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME|FILE.toml",
+            help="Values to start from: `ochatctl presets`.",
+        ),
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A key of a preset and its TOML value, as `optim.lr=2e-5`."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A key of a preset and its TOML value, as `optim.lr=2e-5`.",
+        ),
     ] = None,
     model: MaybeModel = None,
+    family: MaybeFamily = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="PREFIX", help="A packed data set: PREFIX.train.parquet.")
+        str | None,
+        typer.Option("--data", metavar="PREFIX", help="A packed data set: PREFIX.train.parquet."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for `ep_N/`, the log and the metrics.")] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, help="How many; default: all. With `--cpu`, how many processes.")
+        int | None,
+        typer.Option("--gpus", min=1, help="How many; default: all. With `--cpu`, how many processes."),
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Train on CPU, in float32.")] = False,
     strategy: Annotated[
         Literal["auto", "deepspeed", "fsdp"],
-        typer.Option("--strategy", help="auto: DeepSpeed where it is installed and can run, else torch's FSDP2."),
+        typer.Option(
+            "--strategy",
+            help="auto: DeepSpeed where it is installed and can run, else torch's FSDP2.",
+        ),
     ] = "auto",
     zero: Annotated[
-        int | None, typer.Option("--zero", min=0, max=3, help="DeepSpeed's ZeRO stage; default: 2.")
+        int | None,
+        typer.Option("--zero", min=0, max=3, help="DeepSpeed's ZeRO stage; default: 2."),
     ] = None,
-    offload: Annotated[
-        Literal["none", "optimizer", "all"],
-        typer.Option("--offload", help="What waits in main memory; `all`: the weights too, with `--zero 3`."),
-    ] = "none",
     deepspeed_config: Annotated[
-        Path | None, typer.Option("--deepspeed-config", metavar="FILE.json", help="A DeepSpeed JSON to merge.")
+        Path | None,
+        typer.Option("--deepspeed-config", metavar="FILE.json", help="A DeepSpeed JSON to merge."),
     ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines, each with `--gpus` GPUs.")] = 1,
+    node_rank: Annotated[int, typer.Option("--node-rank", min=0, help="Which of them this is, from 0.")] = 0,
+    rdzv: Annotated[
+        str | None,
+        typer.Option("--rdzv", metavar="HOST:PORT", help="Where the first machine waits for the others."),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help="How long ranks wait for one that does not answer.",
+        ),
+    ] = 1800.0,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data.")] = 5,
     lr: Annotated[
-        float | None, typer.Option("--lr", help="Peak learning rate; default: from the tokens of a step.")
+        float | None,
+        typer.Option("--lr", help="Peak learning rate; default: from the tokens of a step."),
     ] = None,
     batch_size_per_gpu: Annotated[
         int | None,
-        typer.Option("--batch-size-per-gpu", min=1, help="A rank's batch, in contexts of the family; default: 8."),
+        typer.Option(
+            "--batch-size-per-gpu",
+            min=1,
+            help="A rank's batch, in contexts of the family; default: 8.",
+        ),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option("--batch-tokens", min=1, help="A rank's batch, in tokens instead.")
+        int | None,
+        typer.Option("--batch-tokens", min=1, help="A rank's batch, in tokens instead."),
     ] = None,
     accumulation: Annotated[
-        int | None, typer.Option("--accumulation", min=1, help="Batches that a rank adds up before an optimizer step.")
+        int | None,
+        typer.Option(
+            "--accumulation",
+            min=1,
+            help="Batches that a rank adds up before an optimizer step.",
+        ),
     ] = None,
+    offload: Annotated[
+        Literal["none", "optimizer", "all"],
+        typer.Option(
+            "--offload",
+            help="What waits in main memory; `all`: the weights too, with `--zero 3`.",
+        ),
+    ] = "none",
+    ac: Annotated[
+        Literal["none", "selective", "full", "auto"],
+        typer.Option("--ac", help="Activations that are computed twice, to save memory."),
+    ] = "none",
     save_every: Annotated[
         str,
         typer.Option(
@@ -112,24 +166,17 @@ def train(
         ),
     ] = "auto",
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", help="Time to save in when told to stop.")
+        float,
+        typer.Option("--grace", metavar="SECONDS", help="Time to save in when told to stop."),
     ] = 120.0,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="How long ranks wait for one that does not answer.")
-    ] = 1800.0,
     max_bad_steps: Annotated[
-        int, typer.Option("--max-bad-steps", min=1, help="Steps in a row without a finite loss that end the run.")
+        int,
+        typer.Option(
+            "--max-bad-steps",
+            min=1,
+            help="Steps in a row without a finite loss that end the run.",
+        ),
     ] = 3,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines, each with `--gpus` GPUs.")] = 1,
-    node_rank: Annotated[int, typer.Option("--node-rank", min=0, help="Which of them this is, from 0.")] = 0,
-    rdzv: Annotated[
-        str | None, typer.Option("--rdzv", metavar="HOST:PORT", help="Where the first machine waits for the others.")
-    ] = None,
-    ac: Annotated[
-        Literal["none", "selective", "full", "auto"],
-        typer.Option("--ac", help="Activations that are computed twice, to save memory."),
-    ] = "none",
-    family: MaybeFamily = None,
     seed: Seed = 0,
     trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,
