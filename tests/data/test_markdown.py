@@ -174,7 +174,7 @@ code_texts = st.text(
 
 
 @given(code_texts, st.booleans())
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 def test_text_inside_code_is_untouched(code: str, in_list: bool) -> None:
     block = code_block(html.escape(code))
     result = page_to_markdown(page(f"<ul><li>a{block}</li></ul>" if in_list else f"<p>a</p>{block}"), from_user=False)
@@ -192,7 +192,7 @@ def test_text_inside_code_is_untouched(code: str, in_list: bool) -> None:
 
 
 @given(st.text(st.sampled_from("<>/ \"'=!-[]&;abdivp`\n"), max_size=60))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=30)
 def test_any_text_is_read_or_refused(text: str) -> None:
     for value in (text, page(text)):
         try:

@@ -116,7 +116,7 @@ both = {compat: make_rules(RULES, RuleOptions(compat=compat))[0] for compat in (
 
 
 @given(any_turns, st.sampled_from(sorted(both)))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_no_rule_raises_on_any_draft_and_none_leaves_a_conversation_without_turns(turns: Turns, compat: str) -> None:
     for rule in both[compat]:
         result = rule(draft(*turns))

