@@ -19,7 +19,7 @@ ochatctl data pack runs/whole_chain/chats.jsonl --model runs/whole_chain/base-eo
 
 # Train without padding, on two CPU processes. On GPUs, leave `--cpu` out.
 ochatctl train --model runs/whole_chain/base-eot --data runs/whole_chain/packed/chats --out runs/whole_chain/run \
-    --cpu --gpus 2 --strategy fsdp --epochs 30 --lr 4e-3 --batch-tokens 1024 --save-every 30 --yes
+    --cpu --gpus 2 --strategy fsdp --epochs 30 --lr 4e-3 --batch-tokens 1024 --save-every 30 --resume no --yes
 
 # Serve it until Ctrl-C. Meanwhile, elsewhere: python examples/client.py "What is ochatctl?"
 ochatctl serve --model runs/whole_chain/run --engine hf --port 18888

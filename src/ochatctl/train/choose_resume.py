@@ -4,7 +4,6 @@ in: what is asked for, the config that it would have alone, and the output folde
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def choose_resume(request: TrainRequest, config: TrainConfig, notes: list[str]) 
     point, skipped = last_whole(out)
     notes += skipped
     old = _read_old(out, request)
-    config = _as_before(request, config, old, point, notes)
+    config = _as_before(request, config, old)
     is_finished = old.checkpoint_dir(old.num_epochs - 1).name in saved
     check_config(old, config, None if is_finished else point)
     if is_finished:
@@ -74,7 +73,7 @@ def _from_path(request: TrainRequest, config: TrainConfig, path: Path, notes: li
     if old_out != config.out_dir and _saved_things(config.out_dir) and not request.yes:
         raise UsageProblem(f"`{config.out_dir}` holds another run", hint=request.command(yes=True))
     old = _read_old(old_out, request)
-    config = _as_before(request, config, old, point, notes)
+    config = _as_before(request, config, old)
     check_config(old, config, point)
     return _go_on(config, point, notes)
 
@@ -96,18 +95,17 @@ def _go_on(config: TrainConfig, point: ResumePoint, notes: list[str]) -> Choice:
     return Choice(config=dataclasses.replace(config, resume_from=point.path), point=point)
 
 
-def _as_before(
-    request: TrainRequest, config: TrainConfig, old: TrainConfig, point: ResumePoint | None, notes: list[str]
-) -> TrainConfig:
+def _as_before(request: TrainRequest, config: TrainConfig, old: TrainConfig) -> TrainConfig:
     """Keep what the interrupted run chose for itself and nobody has asked for now."""
     if request.optim.lr is None:
         config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=old.optim.lr))
     batch = request.batch
-    if batch.tokens is None and batch.size_per_gpu is None and batch.accumulation is None:
-        accumulation = old.bins_per_step / config.num_ranks
-        if not accumulation.is_integer():
-            accumulation = max(1, math.floor(accumulation))
-        config = dataclasses.replace(config, batch_tokens=old.batch_tokens, accumulation_steps=int(accumulation))
+    if batch.tokens is None and batch.size_per_gpu is None:
+        config = dataclasses.replace(config, batch_tokens=old.batch_tokens)
+    if batch.accumulation is None and config.batch_tokens == old.batch_tokens:
+        # As many batches a step as before, where that many ranks can have them.
+        accumulation = max(1, old.bins_per_step // config.num_ranks)
+        config = dataclasses.replace(config, accumulation_steps=accumulation)
     return config
 
 
@@ -120,5 +118,5 @@ def _read_old(out: Path, request: TrainRequest) -> TrainConfig:
 
 def _saved_things(out: Path) -> list[str]:
     """Give what a run has saved in a folder; a step's folder that has its final name is whole."""
-    epochs = [path.name for path in out.glob("ep_*")]
-    return sorted(epochs) + sorted(f"{RESUME_DIR}/{path.name}" for path in (out / RESUME_DIR).glob("step_*"))
+    steps = [f"{RESUME_DIR}/{path.name}" for path in (out / RESUME_DIR).glob("step_*")]
+    return sorted(steps) + sorted(path.name for path in out.glob("ep_*"))

@@ -9,12 +9,12 @@ _ADAM_BYTES = 8
 def resume_bytes(config: TrainConfig, num_parameters: int) -> int:
     """Give what one resume checkpoint takes: weights and optimizer of all ranks.
 
-    Units: measured on 0.5 M parameters, two ranks: within 3 % of it, plus some kilobytes.
+    Units: measured on a small model and two ranks; small files of some kilobytes each are left out.
     """
-    if config.strategy == "fsdp":
-        weights = 4
+    if config.strategy == "fsdp" or config.zero_stage == 3:
+        weights = 4  # float32, in shards
     elif config.dtype == "float32":
-        weights = 4 if config.zero_stage == 0 else 8  # the engine's and, in shards, the optimizer's
+        weights = 4 if config.zero_stage == 0 else 8  # whole, and the optimizer's own in shards
     else:
         weights = 6
     return num_parameters * (weights + _ADAM_BYTES)
