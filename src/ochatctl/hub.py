@@ -170,7 +170,8 @@ def _faults(repo: str, revision: str | None, *, repo_type: str) -> Iterator[None
         ) from error
     except errors.HfHubHTTPError as error:
         raise RemoteError(
-            f"`{repo}`: the hub failed: {error}", hint="try again; what was downloaded is kept"
+            f"`{repo}`: the hub failed: {str(error).partition(chr(10))[0]}",
+            hint="try again; what was downloaded is kept",
         ) from error
     except (*_http_errors(), OSError) as error:
         raise RemoteError(
