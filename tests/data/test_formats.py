@@ -324,12 +324,12 @@ def test_a_folder_of_pages_gives_a_conversation_each_and_a_bad_one_is_one_reject
 
 
 def test_a_folder_without_chats_is_refused_and_texts_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no chat file in this folder: 0 files"):
+    with pytest.raises(DataError, match="no chat file in this folder, which has 0"):
         expand_inputs([tmp_path])
     _write(tmp_path, a_txt="Once", b_md="upon")
     with pytest.raises(DataError) as error:
         expand_inputs([tmp_path])
-    assert "2 are text: add `--format text`" in error.value.hint
+    assert "2 of text: add `--format text`" in error.value.hint
     assert [file.name for file in expand_inputs([tmp_path], "text")] == ["a.txt", "b.md"]
     with pytest.raises(DataError, match="no such file or folder"):
         expand_inputs([tmp_path / "none"])

@@ -169,9 +169,9 @@ def expand_inputs(paths: Iterable[Path], format: str | None = None) -> list[Path
         if not wanted:
             texts = sum(container_of(file, by_name=True) == "text" for file in below)
             raise DataError(
-                f"{path}: no chat file in this folder: {len(below):,} files, none of them .html, .json, .jsonl or "
+                f"{path}: no chat file in this folder, which has {len(below):,}: none is .html, .json, .jsonl or "
                 ".parquet, compressed or not",
-                hint=f"{texts:,} are text: add `--format text` to learn them whole" if texts else "give the files",
+                hint=f"{texts:,} of text: add `--format text` to learn them whole" if texts else "name the files",
             )
         files += wanted
     return files
