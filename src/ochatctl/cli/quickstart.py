@@ -102,7 +102,11 @@ def _making_steps(out: Path, model: str | None) -> list[Step]:
     steps.append(Step(name="pack", says="Turn the chats into token rows", arguments=tuple(pack), out=packed.parent))
     recipe = _FROM_SCRATCH if model is None else _FINE_TUNE
     train = ("train", "--model", str(with_eot), "--data", str(packed), "--out", str(out / "run"), *_devices(), *recipe)
-    steps.append(Step(name="train", says="Train, without padding", arguments=(*train, "--resume", "no", "--yes"), out=out / "run"))
+    steps.append(
+        Step(
+            name="train", says="Train, without padding", arguments=(*train, "--resume", "no", "--yes"), out=out / "run"
+        )
+    )
     return steps
 
 

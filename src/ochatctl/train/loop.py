@@ -25,6 +25,7 @@ from ochatctl.train.course import Bins, plan_course
 from ochatctl.train.faults import BadSteps, memory_hints
 from ochatctl.train.loss import batch_loss
 from ochatctl.train.model import load_model
+from ochatctl.train.nodes import agree
 from ochatctl.train.parent import StopSwitch, tell_parent
 from ochatctl.train.ranks import Ranks, join_ranks
 from ochatctl.train.records import Failed, Resumed, Started, Stepped, Stopped, Stopping
@@ -43,6 +44,7 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
             model could not be saved.
     """
     ranks = join_ranks(config)
+    config = agree(config, ranks)
     family, tokenizer = load_family(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
     dataset = open_dataset(config.data_path)
     point = open_checkpoint(config.resume_from, check_parts=False) if config.resume_from else None
