@@ -80,13 +80,19 @@ def drop_leading_answers(draft: Draft) -> Draft | Rejected:
 
 
 def drop_unanswered(draft: Draft) -> Draft | Rejected:
-    """Drop what follows the last answer that says something, such as a question that an outage left open."""
+    """Drop what follows the last answer, and all from an empty turn on, where an answer stands before it.
+
+    An answer without text is an outage: what was said before it is as good as ever, and what came after rests on it.
+    """
     messages = draft.conversation.messages
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    if not answers:
+    if not any(message.role == "assistant" for message in messages):
         return Rejected(reason="no answer")
-    said = [index for index in answers if not is_blank(messages[index].content)]
-    return with_messages(draft, messages[: (said or answers)[-1] + 1], "unanswered turns at the end dropped")
+    blank = next((index for index, message in enumerate(messages) if is_blank(message.content)), len(messages))
+    if any(message.role == "assistant" for message in messages[:blank]):
+        draft = with_messages(draft, messages[:blank], "cut before an empty turn")
+        messages = draft.conversation.messages
+    last = max(index for index, message in enumerate(messages) if message.role == "assistant")
+    return with_messages(draft, messages[: last + 1], "unanswered turns at the end dropped")
 
 
 def reject_empty_turns(draft: Draft) -> Draft | Rejected:
@@ -170,7 +176,7 @@ RULES: dict[str, RuleKind] = {
     "html": RuleKind(about="HTML to Markdown", rule=_html_rule),
     "merge": RuleKind(about="merge turns of the same role", rule=lambda _: merge_same_role),
     "lead": RuleKind(about="drop leading answers", rule=lambda _: drop_leading_answers),
-    "tail": RuleKind(about="drop unanswered turns at the end", rule=lambda _: drop_unanswered),
+    "tail": RuleKind(about="drop what is unanswered, or after an empty turn", rule=lambda _: drop_unanswered),
     "empty": RuleKind(about="reject empty turns", rule=lambda _: reject_empty_turns),
     "answer": RuleKind(about="reject without an answer", rule=lambda _: require_answer),
     "short": RuleKind(about="reject under 16 characters", rule=lambda _: reject_short),
