@@ -146,6 +146,7 @@ def _faults(repo: str, revision: str | None, *, repo_type: str) -> Iterator[None
     from huggingface_hub import errors
 
     kind = "datasets/" if repo_type == "dataset" else ""
+    unreachable = (*_http_errors(), OSError)
     try:
         yield
     except errors.GatedRepoError as error:
@@ -173,7 +174,7 @@ def _faults(repo: str, revision: str | None, *, repo_type: str) -> Iterator[None
             f"`{repo}`: the hub failed: {str(error).partition(chr(10))[0]}",
             hint="try again; what was downloaded is kept",
         ) from error
-    except (*_http_errors(), OSError) as error:
+    except unreachable as error:
         raise RemoteError(
             f"`{repo}`: the hub cannot be reached, or what it sent not written: {error}",
             hint="check the network and `HF_ENDPOINT`, then try again, or give a local path",
