@@ -146,7 +146,7 @@ def _faults(repo: str, revision: str | None, *, repo_type: str) -> Iterator[None
     from huggingface_hub import errors
 
     kind = "datasets/" if repo_type == "dataset" else ""
-    unreachable = (*_http_errors(), OSError)
+    unreachable: tuple[type[Exception], ...] = (*_http_errors(), OSError)
     try:
         yield
     except errors.GatedRepoError as error:
