@@ -33,7 +33,7 @@ class TrainCommand(OchatCommand):
         "Where": ("gpus", "cpu", "strategy", "zero", "deepspeed_config", "nodes", "node_rank", "rdzv", "timeout"),
         "Batch and learning rate": ("epochs", "lr", "batch_size_per_gpu", "batch_tokens", "accumulation"),
         "Memory": ("offload", "ac"),
-        "Saving and going on": ("save_every", "keep", "resume", "grace", "max_bad_steps"),
+        "Saving and going on": ("save_every", "keep", "resume", "grace", "max_bad_steps", "selfcheck"),
     }
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -177,6 +177,13 @@ def train(
             help="Steps in a row without a finite loss that end the run.",
         ),
     ] = 3,
+    selfcheck: Annotated[
+        bool,
+        typer.Option(
+            "--selfcheck/--no-selfcheck",
+            help="Prove on the loaded model, before the first step, that packed conversations do not see each other.",
+        ),
+    ] = True,
     seed: Seed = 0,
     trust_remote_code: TrustRemoteCode = False,
     dry_run: DryRun = False,

@@ -74,6 +74,8 @@ class TrainConfig:
     # How long a rank waits for the others before it gives them up.
     timeout_seconds: float = 1800.0
     max_bad_steps: int = 3
+    # Prove on the loaded model, before the first step, that packed rows do not see each other.
+    selfcheck: bool = True
     num_nodes: int = 1
     node_rank: int = 0
     rendezvous: str | None = None

@@ -33,6 +33,7 @@ from ochatctl.train.reporter import Reporter
 from ochatctl.train.resume import open_checkpoint, step_dir
 from ochatctl.train.saver import Saver
 from ochatctl.train.schedule import lr_at
+from ochatctl.train.selfcheck import check_packing
 from ochatctl.train.strategies.base import Strategy, make_strategy
 
 
@@ -73,6 +74,8 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
         seconds_before = point.manifest.seconds
         report.send(Resumed(step=course.first_step - 1, path=str(point.path)))
         export.make_up_for(point.manifest.progress, course)
+    if config.selfcheck:
+        check_packing(strategy.model, ranks.device)
     probe_memory(strategy, dataset, course.costliest(dataset.lengths, COST_PER_SQUARED_TOKEN), config, ranks)
 
     began = time.perf_counter() - seconds_before

@@ -135,6 +135,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         grace_seconds=request.grace,
         timeout_seconds=request.timeout,
         max_bad_steps=request.max_bad_steps,
+        selfcheck=request.selfcheck,
         num_nodes=request.nodes,
         node_rank=request.node_rank,
         rendezvous=request.rdzv or ("HOST:PORT" if is_dry_run and request.nodes > 1 else None),

@@ -86,6 +86,7 @@ class TrainRequest:
     grace: float = 120.0
     timeout: float = 1800.0
     max_bad_steps: int = 3
+    selfcheck: bool = True
     nodes: int = 1
     node_rank: int = 0
     rdzv: str | None = None

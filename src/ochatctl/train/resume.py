@@ -33,7 +33,8 @@ _HASHING_THREADS = 8
 # under FSDP2, where the rest of the epoch is planned again.
 FREE_KEYS = {
     "out_dir", "num_threads", "save_every_epochs", "save_every_steps", "save_every_seconds", "keep", "grace_seconds",
-    "timeout_seconds", "max_bad_steps", "num_nodes", "node_rank", "rendezvous", "resume_from", "trust_remote_code",
+    "timeout_seconds", "max_bad_steps", "selfcheck", "num_nodes", "node_rank", "rendezvous", "resume_from",
+    "trust_remote_code",
 }  # fmt: skip
 RANK_KEYS = {"num_ranks", "accumulation_steps", "batch_tokens"}
 
