@@ -5,6 +5,18 @@ where asked for, and a PackReport.
 
 Everything is written inside `PREFIX.parts/`, and renamed at the end. A large input's shards are kept there too, a file
 each, until all is written, so that a killed run is gone on with; what lies there never decides what is written.
+
+What `compat` "ochat-3.2.2" does otherwise, read in its `data/generate_dataset.py`:
+
+    |                              | here                              | ochat 3.2.2                             |
+    | ---------------------------- | --------------------------------- | --------------------------------------- |
+    | longer than the context      | split between turns               | its ids cut at the context              |
+    | order of the rows            | that of the file                  | `random.seed(seed)`, `random.shuffle`   |
+    | held out                     | a draw, at least one              | the first `int(ratio * n)`, perhaps none|
+    | condition missing or unknown | the inference condition, weight 1 | `GPT3`, and its weight                  |
+    | nothing supervised           | no row, counted                   | no row                                  |
+    | class weight 0               | no row, counted                   | an `AssertionError`; ours stands        |
+    | refusals                     | found by `data clean`             | found here; clean with the same compat  |
 """
 
 import contextlib

@@ -114,6 +114,11 @@ def _drawn(source: Source, eval_ratio: float, generator: np.random.Generator) ->
         copies *= int(source.ratio)
         num_more = round((source.ratio - int(source.ratio)) * num_records)
         copies[generator.choice(num_records, size=num_more, replace=False)] += 1
+        if not copies.any():
+            raise DataError(
+                f"{source.path}: a ratio of {source.ratio:g} takes none of its {num_records} records",
+                hint="a plain text file of less than a million characters is one record: mix in several, or all of it",
+            )
     if eval_ratio:
         taken = np.flatnonzero(copies)
         num_held_out = round(eval_ratio * len(taken))
