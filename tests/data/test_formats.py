@@ -189,7 +189,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_no_json_value_makes_the_reader_fail(value: Any) -> None:
     assert isinstance(to_draft(value), (Draft, Document, Rejected))
     assert sum(item.num_parts for item in join_parts([Item(where="a", value=value), Item(where="b", value=value)])) == 2
@@ -246,13 +246,39 @@ def test_a_zstd_file_is_read(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(1, len(json.dumps(VALUES)) - 1))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_a_cut_off_array_gives_its_whole_items_and_one_problem(tmp_path_factory: Any, cut: int) -> None:
     path = tmp_path_factory.mktemp("cut") / "chats.json"
     path.write_text(json.dumps(VALUES)[:cut])
     *whole, last = read_items(path)
     assert [item.value for item in whole] == VALUES[: len(whole)]
     assert "cut off" in last.problem
+
+
+STARTS = [
+    b"",
+    b"\xff\xfe",
+    b"\xfe\xff\xd8",
+    b"\x1f\x8b",
+    b"\x28\xb5\x2f\xfd",
+    b"BZh9",
+    b"PAR1",
+    b"\xef\xbb\xbf[",
+    b"{",
+    b"<",
+]
+
+
+@given(
+    st.sampled_from(STARTS), st.binary(max_size=40), st.sampled_from(["a.json", "a.html", "a.txt", "a.parquet", "a"])
+)
+@settings(deadline=None, max_examples=80)
+def test_no_bytes_make_the_reader_fail(tmp_path_factory: Any, start: bytes, rest: bytes, name: str) -> None:
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(start + rest)
+    for format in (None, "json", "jsonl", "text", "html", "sharegpt"):
+        for item in read_items(path, format):
+            assert item.problem or isinstance(to_draft(item.value), (Draft, Document, Rejected))
 
 
 @given(cut=st.integers(1, len(gzip.compress(json.dumps(VALUES * 40).encode())) - 1))

@@ -3,6 +3,7 @@
 in: a path, out: one Item a value that it holds, or that it holds in a form that cannot be read.
 """
 
+import codecs
 import contextlib
 import io
 import itertools
@@ -29,6 +30,9 @@ SUFFIXES = {
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# `surrogateescape` knows no half of a UTF-16 unit.
+_VISIBLE = "ochatctl-visible"
+codecs.register_error(_VISIBLE, lambda error: ("\udcff", getattr(error, "end", 0)))
 _PEEK_CHARS = 1 << 16
 _READ_BYTES = 1 << 16
 
@@ -153,10 +157,11 @@ class _Opened(io.RawIOBase):
         return io.BufferedReader(self, _READ_BYTES)
 
     def text(self) -> io.TextIOWrapper:
-        # Bytes that are not UTF-8 become lone surrogates, which the one conversation that holds them is rejected for.
+        # Bytes that are no text become lone surrogates, which the one conversation that holds them is rejected for.
         stream = self.buffered()
-        encoding = "utf-16" if stream.peek(2)[:2] in _UTF_16 else "utf-8-sig"
-        return io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="\n")
+        if stream.peek(2)[:2] in _UTF_16:
+            return io.TextIOWrapper(stream, encoding="utf-16", errors=_VISIBLE, newline="\n")
+        return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
 
 
 @contextlib.contextmanager
