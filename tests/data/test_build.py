@@ -284,8 +284,12 @@ def test_a_killed_run_is_gone_on_with_and_ends_alike(tmp_path: Path, model: Path
         deadline = time.monotonic() + 60
         while process.poll() is None and len(shards_in(parts)) < wanted and time.monotonic() < deadline:
             time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         num_kills += process.wait() == -signal.SIGKILL
+        # The workers end with it: nobody is left to write.
+        while is_alive(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not is_alive(process.pid)
         assert not [path for path in (tmp_path / "out").iterdir() if path != parts]
     assert num_kills == 2
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
@@ -293,6 +297,14 @@ def test_a_killed_run_is_gone_on_with_and_ends_alike(tmp_path: Path, model: Path
     for name in NAMES:
         assert Path(f"{prefix}.{name}").read_bytes() == Path(f"{whole.prefix}.{name}").read_bytes()
     assert not parts.exists()
+
+
+def is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def shards_in(parts: Path) -> list[str]:

@@ -13,6 +13,8 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -312,8 +314,16 @@ _worker: tuple[Tokenizer, EncodeConfig] | None = None
 
 def _start_worker(config: EncodeConfig) -> None:
     global _worker
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     tokenizer = family_tokenizer(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
     _worker = (tokenizer, config)
+
+
+def _end_with(parent: Any) -> None:
+    """End this process when its parent has: one that is killed cannot tell its workers, and they would wait forever."""
+    parent.join()
+    os._exit(1)
 
 
 def _work(shard: Shard, path: Path) -> None:
