@@ -105,7 +105,7 @@ def packed_lengths(args: argparse.Namespace, work: Path) -> Any:
         chats = args.chats.absolute() if args.chats else download_chats(folder)
         clean, prefix = folder / "clean.jsonl", folder / "packed"
         print(f"cleaning and packing {chats.name} ...", flush=True)
-        ochat("data", "clean", chats, "--out", clean, "--rules", "plain", "-q")
+        ochat("data", "clean", chats, "--out", clean, "--rules", "plain", "--rule", "join", "-q")
         ochat(
             "data", "pack", clean, "--model", args.tokenizer.absolute(), "--family", "openchat_v3.2",
             "--overlength", args.overlength, "--out", prefix,

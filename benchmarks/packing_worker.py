@@ -4,8 +4,9 @@
 
 Writes {"steps": [[[row, ...] for each rank] for each step], "start_seconds", "seconds"}: the CPU time from the start of
 Python to the end of a plan for 500 rows (imports and just-in-time compilation), and that of the plan of all rows after
-it. CPU time, since all of them use one thread, and a shared machine stretches any other. Each peer is called as its own trainer calls it; of its package only the packer's file is loaded, and what else that file imports is
-replaced by empty modules.
+it. CPU time, since all of them use one thread, and a shared machine stretches any other. Each peer is called as its own
+trainer calls it; of its package only the packer's file is loaded, and what else that file imports is replaced by empty
+modules.
 """
 
 import importlib.util

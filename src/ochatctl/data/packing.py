@@ -34,8 +34,9 @@ _MANY_ROWS = 8
 # epoch the same. It costs one step in 1000, or in 2000.
 _WINDOW_FILL = 0.999
 _EPOCH_FILL = 0.9995
-# The shortest rows that fill the gaps, in tokens to all: of real lengths, 4 % leave rows over at 4096 tokens a bin.
-_SAND_RATIOS = (0.1, 0.2)
+# The shortest rows, which fill the gaps, in tokens to all. At 4096 tokens a bin, whole conversations need no more than
+# a tenth, and pieces of at most 2048 tokens a half.
+_SAND_RATIOS = (0.1, 0.5)
 # Where so much of the tokens is left over, another order of the sand does not help.
 _HOPELESS = 0.001
 
