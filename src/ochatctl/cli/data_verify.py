@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ochatctl.cli.data_view import dataset_path, named_tokenizer
-from ochatctl.cli.options import Json, MaybeFamily, MaybeModel, OchatCommand, Prefix, Quiet, Split
+from ochatctl.cli.data_view import PrefixOrFile, dataset_path, named_tokenizer
+from ochatctl.cli.options import Json, MaybeFamily, MaybeModel, OchatCommand, Quiet, Split
 from ochatctl.cli.output import Output, examples
 from ochatctl.errors import DataError
 
@@ -29,7 +29,7 @@ def register(group: typer.Typer) -> None:
 
 
 def verify(
-    prefix: Prefix,
+    prefix: PrefixOrFile,
     model: MaybeModel = None,
     family: MaybeFamily = None,
     split: Split = "train",

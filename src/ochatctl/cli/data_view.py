@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ochatctl.cli.options import Json, MaybeFamily, MaybeModel, OchatCommand, Prefix, Split
+from ochatctl.cli.options import Json, MaybeFamily, MaybeModel, OchatCommand, Split
 from ochatctl.cli.output import Output, examples
 from ochatctl.cli.token_text import print_tokens
 from ochatctl.errors import DataError, UsageProblem
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ochatctl.chat.families import Family
     from ochatctl.chat.tokenizer import Tokenizer
     from ochatctl.data.dataset import PackedDataset
+
+PrefixOrFile = Annotated[
+    str, typer.Argument(metavar="PREFIX|F.parquet", help="What `data pack --out` was given, or the file itself.")
+]
 
 
 def register(group: typer.Typer) -> None:
@@ -30,7 +34,7 @@ def register(group: typer.Typer) -> None:
 
 
 def inspect(
-    prefix: Prefix,
+    prefix: PrefixOrFile,
     row: Annotated[str, typer.Option("--row", metavar="N|N-M", help="Which row, or rows.")] = "0",
     model: MaybeModel = None,
     family: MaybeFamily = None,

