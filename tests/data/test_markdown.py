@@ -146,17 +146,26 @@ def test_a_question_keeps_its_line_breaks() -> None:
     assert page_to_markdown(question, from_user=True) == "a\n\n\n  b <p>"
 
 
-def test_html_that_an_answer_gives_is_kept_where_other_answers_are_not_rendered() -> None:
-    def run(*answers: str) -> list[str]:
-        messages = tuple(Message(role="assistant", content=answer) for answer in answers)
+def test_html_that_somebody_typed_is_kept_where_answers_are_not_rendered() -> None:
+    def run(*turns: tuple[str, str]) -> list[str]:
+        messages = tuple(Message(role=role, content=text) for role, text in turns)
         result = convert_html(Draft(conversation=Conversation(messages=messages)))
         assert isinstance(result, Draft)
         assert len(result.mended) == (result.conversation.messages != messages)
         return [message.content for message in result.conversation.messages]
 
-    assert run("Here it is.", "<p>a</p>") == ["Here it is.", "<p>a</p>"]
-    assert run("<p>Here it is.</p>", "<p>a</p>") == ["Here it is.", "a"]
-    assert run(page("<p>x</p>"), "Plain") == ["x", "Plain"]
+    def answers(*texts: str) -> list[str]:
+        return run(*(("assistant", text) for text in texts))
+
+    styled = '<div class="prose lg:prose-xl"><p>a</p></div>'
+    assert answers("Here it is.", "<p>a</p>", styled) == ["Here it is.", "<p>a</p>", styled]
+    assert answers("<p>Here it is.</p>", "<p>a</p>", styled) == ["Here it is.", "a", "a"]
+    assert answers(page("<p>x</p>"), "Plain") == ["x", "Plain"]
+    assert run(("user", styled), ("assistant", "Plain")) == [styled, "Plain"]
+    assert run(("user", page("<p>x</p>")), ("assistant", "Plain")) == [page("<p>x</p>"), "Plain"]
+    assert run(("user", styled), ("assistant", page("<p>x</p>"))) == ["a", "x"]
+    assert run(("user", "<p>x</p>"), ("assistant", page("<p>x</p>"))) == ["<p>x</p>", "x"]
+    assert run(("user", styled)) == [styled]
     assert looks_rendered(page(""))
 
 

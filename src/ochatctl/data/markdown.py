@@ -15,10 +15,9 @@ from bs4.element import Comment, NavigableString
 from bs4.exceptions import ParserRejectedMarkup
 from markdownify import MarkdownConverter, markdownify
 
-# Classes of the elements in which chat pages put a message.
-_PAGE_CLASSES = frozenset(
-    ("markdown", "prose", "whitespace-pre-wrap", "break-words", "text-base", "result-streaming", "request-message")
-)
+# Classes of the elements in which chat pages put a message; the common ones are in pages of other people too.
+_PAGE_CLASSES = frozenset(("markdown", "result-streaming", "request-message"))
+_COMMON_CLASSES = frozenset(("prose", "whitespace-pre-wrap", "break-words", "text-base"))
 _BLOCKS = frozenset(("p", "pre", "ol", "ul", "h1", "h2", "h3", "h4", "h5", "h6", "table", "blockquote", "hr"))
 # What Markdown renders to. A page that somebody wrote has other elements, or names what it has.
 _RENDERED = _BLOCKS | {
@@ -48,20 +47,25 @@ _LANGUAGE_LABEL = re.compile(r"[A-Za-z][\w.+#-]{0,24}")
 _BACKTICKS = re.compile(r"`+")
 
 
-def page_to_markdown(text: str, *, from_user: bool, others_rendered: bool = True) -> str | None:
+def page_to_markdown(text: str, *, from_user: bool, answers_rendered: bool = True) -> str | None:
     """Give the Markdown of a message that is HTML of a chat page, or None where it is not.
 
-    A message that a page wraps in an element of its own is known by its class. Without one, only an answer that is
-    nothing but what Markdown renders to counts, and only where the conversation's other answers look so too.
+    An answer that a page wraps in an element of its own is known by its class. Any other answer that is nothing but
+    what Markdown renders to, and a wrapped question, count only where all the conversation's answers look rendered.
 
     Guarantees: the text inside code comes out as it is, but for the indentation of the list that it stands in.
 
     Raises:
         ValueError: HTML that cannot be parsed, or is nested too deep.
     """
-    wrapped = _is_wrapped(text)
-    if not wrapped and (from_user or not others_rendered or not looks_rendered(text)):
-        return None
+    classes = _first_classes(text)
+    wrapped = not classes.isdisjoint(_PAGE_CLASSES) and not from_user
+    if not wrapped:
+        if not answers_rendered:
+            return None
+        wrapped = not classes.isdisjoint(_PAGE_CLASSES | _COMMON_CLASSES)
+        if not wrapped and (from_user or not looks_rendered(text)):
+            return None
     with _faults_as_value_errors():
         soup = BeautifulSoup(text, "html.parser")
         if not wrapped and not _is_only_rendered(soup):
@@ -97,13 +101,13 @@ def looks_rendered(text: str) -> bool:
     first = _FIRST_TAG.match(text)
     if first is None or not _ENDS_IN_TAG.search(text):
         return False
-    return first[1].lower() in _BLOCKS or _is_wrapped(text)
+    return first[1].lower() in _BLOCKS or not _first_classes(text).isdisjoint(_PAGE_CLASSES | _COMMON_CLASSES)
 
 
-def _is_wrapped(text: str) -> bool:
+def _first_classes(text: str) -> frozenset[str]:
     first = _FIRST_TAG.match(text)
     classes = _CLASS.search(first[2]) if first else None
-    return classes is not None and not _PAGE_CLASSES.isdisjoint(classes[1].split())
+    return frozenset(classes[1].split()) if classes else frozenset()
 
 
 def _is_only_rendered(soup: BeautifulSoup) -> bool:

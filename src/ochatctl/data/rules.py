@@ -45,12 +45,13 @@ def convert_html(draft: Draft) -> Draft | Rejected:
     messages = draft.conversation.messages
     if not any("<" in message.content for message in messages):
         return draft
-    rendered = all(looks_rendered(message.content) for message in messages if message.role == "assistant")
+    answers = [message.content for message in messages if message.role == "assistant"]
+    rendered = bool(answers) and all(map(looks_rendered, answers))
     converted = []
     for number, message in enumerate(messages, start=1):
         try:
             from_user = message.role == "user"
-            text = page_to_markdown(message.content, from_user=from_user, others_rendered=rendered)
+            text = page_to_markdown(message.content, from_user=from_user, answers_rendered=rendered)
         except ValueError as error:
             return Rejected(reason="HTML that cannot be read", detail=f"turn {number}: {error}")
         converted.append(message if text is None else dataclasses.replace(message, content=text))
