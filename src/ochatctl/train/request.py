@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ochatctl.errors import ConfigError
 from ochatctl.train.deepspeed_json import Difference
+from ochatctl.train.spec import read_lora, read_rope_scaling
 
 # The flags that are not called as their key is.
 FLAG_KEYS = {
@@ -103,6 +104,10 @@ class TrainRequest:
     def __post_init__(self) -> None:
         _at_least_1(self.epochs, "epochs")
         _at_least_1(self.gpus, "gpus")
+        if self.lora is not None:
+            read_lora(self.lora)
+        if self.rope_scaling is not None:
+            read_rope_scaling(self.rope_scaling)
 
     def command(self, **changes: Any) -> str:
         """Give the command line that asks for this, with changes, which are named as flags are."""
