@@ -289,10 +289,12 @@ def open_parquet(path: Path) -> Any:
         DataError: missing, not parquet, or cut off.
     """
     try:
-        return pq.ParquetFile(path, memory_map=True)
+        file = pq.ParquetFile(path, memory_map=True)
+        _ = file.schema_arrow  # made when first asked for
+        return file
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file", hint=_missing_hint(path)) from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a whole parquet file: {error}", hint=_PACK_HINT) from error
 
 
