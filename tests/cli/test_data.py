@@ -120,7 +120,7 @@ def test_plan_says_what_an_epoch_takes(packed: str) -> None:
     plan = json.loads(run(*args, "--json").stdout)
     assert plan["dropped"] == 0
     assert plan["steps"] >= plan["tokens"] / (2 * 8192)
-    assert "efficiency_ratio" in run(*args).stdout
+    assert "of the slots hold a token" in run(*args).stdout
     assert "a bin holds 9" in run("data", "plan", packed, "--gpus", 1, "--batch-tokens", 9, code=4).stderr
 
 
