@@ -50,8 +50,8 @@ _SMALLEST_GROUP_TOKENS, _LARGEST_GROUP_TOKENS = 1 << 15, 1 << 17
 _FEW_GROUPS = 1 << 14
 _BLOCK_TOKENS = 1 << 20
 _MOST_BLOCK_ROWS = 1 << 12
-# Decoded row groups that a process keeps: a set of 20 million tokens stays whole, which matters where rows are short.
-_CACHE_BYTES = 1 << 28
+# Decoded row groups that a process keeps: a set of 10 million tokens stays whole, which matters where rows are short.
+_CACHE_BYTES = 1 << 27
 _PACK_HINT = "`ochatctl data pack` writes it anew"
 
 
