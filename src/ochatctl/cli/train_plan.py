@@ -1,5 +1,6 @@
 """What `ochatctl train --dry-run` prints: steps, memory, disk, time and the lines that start it."""
 
+import itertools
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -7,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ochatctl.train.estimate import Estimate
     from ochatctl.train.prepare import RunPlan
-
-_SHOWN_EPOCHS = 6
 
 
 def describe_plan(plan: "RunPlan") -> str:
@@ -28,13 +27,13 @@ def describe_dry_run(plan: "RunPlan") -> str:
 
 
 def _epochs(plan: "RunPlan") -> Iterator[str]:
-    for epoch in plan.epochs[:_SHOWN_EPOCHS]:
-        yield (
-            f"  epoch {epoch.epoch}: {epoch.num_steps} steps, {epoch.num_tokens} tokens, "
-            f"{epoch.efficiency_ratio:.1%} full"
-        )
-    if len(plan.epochs) > _SHOWN_EPOCHS:
-        yield f"  and {len(plan.epochs) - _SHOWN_EPOCHS} epochs more"
+    """Give a line an epoch, or one for several alike."""
+    for _, alike in itertools.groupby(plan.epochs, key=lambda epoch: (epoch.num_steps, epoch.num_tokens)):
+        group = list(alike)
+        first, last = group[0], group[-1]
+        name = f"epoch {first.epoch}" if first is last else f"epochs {first.epoch} to {last.epoch}, each"
+        steps = f"{first.num_steps} step{'s' if first.num_steps > 1 else ''}"
+        yield f"  {name}: {steps}, {first.num_tokens} tokens, {first.efficiency_ratio:.1%} full"
 
 
 def _estimate(plan: "RunPlan") -> Iterator[str]:
@@ -50,12 +49,14 @@ def _estimate(plan: "RunPlan") -> Iterator[str]:
     if known.host_bytes:
         yield f"  {_gb(known.host_bytes)}  of main memory for all ranks together: what is moved out of the GPUs"
     yield f"Disk: {_gb(known.disk_bytes).strip()}, of {_gb(known.disk_free_bytes).strip()} that are free"
-    for part in known.disk:
-        yield f"  {_gb(part.num_bytes)}  {part.name}: {part.formula}"
+    for _, alike in itertools.groupby(known.disk, key=lambda part: (part.num_bytes, part.formula)):
+        parts = list(alike)
+        name = parts[0].name + (f" to {parts[-1].name}, each" if len(parts) > 1 else "")
+        yield f"  {_gb(parts[0].num_bytes)}  {name}: {parts[0].formula}"
     yield f"Work: {known.flops:.3g} FLOPs (6 x parameters x tokens, and attention)"
     for hours in known.hours:
         yield (
-            f"  about {hours.hours:.3g} hours on {plan.config.num_ranks} x {hours.gpu}, an estimate: "
+            f"  about {_hours(hours.hours)} on {plan.config.num_ranks} x {hours.gpu}, an estimate: "
             f"{hours.assumed_mfu:.0%} of {hours.peak_tflops:g} TFLOP/s is assumed"
         )
 
@@ -92,3 +93,7 @@ def _lines(plan: "RunPlan") -> Iterator[str]:
 
 def _gb(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:7.1f} GB" if num_bytes >= 5e7 else f"{num_bytes / 1e6:7.2f} MB"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes" if hours >= 1 / 60 else "a minute"

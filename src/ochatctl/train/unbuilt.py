@@ -24,5 +24,6 @@ def refuse_unbuilt(request: TrainRequest) -> None:
     """
     for key, value in flat(request).items():
         if key in _BUILT and value not in _BUILT[key]:
-            stands = " or ".join(f"`{item}`" for item in _BUILT[key] if item is not None) or "nothing"
-            raise ConfigError(f"`{key} = {value}` is not implemented yet; `{key}` takes {stands}")
+            stands = " or ".join(f"`{item}`" for item in _BUILT[key] if item is not None)
+            instead = f"`{key}` takes {stands}" if stands else f"leave `{key}` out"
+            raise ConfigError(f"`{key} = {value}` is not implemented yet; {instead}")
