@@ -128,8 +128,9 @@ def _say_step(step: int, batch: Batch, limits: Limits, notes: list[str]) -> None
     real = batch.tokens * batch.accumulation * limits.num_ranks
     # Rounding loses less than a token a rank and pass.
     kept = "kept" if step - limits.num_ranks * batch.accumulation < real <= step else f"instead of {step}"
+    ranks = f"{limits.num_ranks} rank{'s' if limits.num_ranks > 1 else ''}"
     notes.append(
-        f"a step of {real} tokens ({kept}) = {limits.num_ranks} rank{'s' if limits.num_ranks > 1 else ''} x {batch.tokens} tokens a forward pass x "
+        f"a step of {real} tokens ({kept}) = {ranks} x {batch.tokens} tokens a forward pass x "
         f"accumulation {batch.accumulation}"
     )
 
