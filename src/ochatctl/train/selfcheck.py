@@ -23,6 +23,7 @@ from ochatctl.data.packing import pack
 from ochatctl.errors import RunError
 from ochatctl.train.linear_loss import CE, TOKENS
 from ochatctl.train.loss import to_device
+from ochatctl.train.packed_model import Sealed
 
 _LENGTHS = (24, 17, 11)
 # Rows reach beyond a window of up to this many tokens, so that the check sees windows too.
@@ -116,7 +117,7 @@ def _look(model: torch.nn.Module, inner: Any, rows: Sequence[Row], device: torch
     hook = inner.get_input_embeddings().register_forward_hook(keep)
     try:
         with torch.set_grad_enabled(with_gradient):
-            weighted_sum, tally_C5 = model(packed=inputs)
+            weighted_sum, tally_C5 = model(packed=Sealed(inputs))
     finally:
         hook.remove()
     gradients = []
