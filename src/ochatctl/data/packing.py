@@ -168,7 +168,7 @@ def make_plan(
         steps=tuple(tuple(flat[at : at + bins_per_step]) for at in range(0, len(flat), bins_per_step)),
         num_tokens=int(step_tokens.sum()),
         efficiency_ratio=float(step_tokens.sum()) / (len(ends) * bin_tokens),
-        imbalance_ratio=float(np.mean(1 - cost_SB.mean(axis=1) / cost_SB.max(axis=1))),
+        imbalance_ratio=max(0.0, float(np.mean(1 - cost_SB.mean(axis=1) / cost_SB.max(axis=1)))),  # a mean rounds
         evenness_ratio=float(step_tokens.min() / step_tokens.max()),
         digest=hashlib.blake2b(marks).hexdigest()[:32],
         num_dropped=len(lengths) - len(rows),
@@ -206,6 +206,7 @@ def _fill_windows(order: Ints, lengths: Ints, bin_tokens: int, bins_per_step: in
     many = bin_tokens >= _MANY_ROWS * int(lengths.max())
     fill = _WINDOW_FILL if many else _EPOCH_FILL
     num_steps = max(1, math.ceil(int(ends[-1]) / (bins_per_step * bin_tokens * fill)))
+    num_steps = min(num_steps, math.ceil(len(lengths) / bins_per_step))  # a step has rows for it, however full
     num_windows = max(1, num_steps // _WINDOW_STEPS) if many else 1
     quotas = np.diff(np.linspace(0, num_steps, num_windows + 1).round().astype(np.int64))
     # Windows get rows in proportion to their steps, so that all are filled alike.
