@@ -1,6 +1,7 @@
 """ShareGPT pages: what their script holds, whatever the page is written in; a bad one is a reason, never an error."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -99,3 +100,10 @@ def test_no_bytes_make_the_reader_of_pages_fail(junk: bytes, text: str, at: int,
     for each in (junk, raw[:at] + junk + raw[at + gone :], raw[:at], b"<!" + junk, b"<script " + junk):
         item = page_item(each)
         assert item.problem or isinstance(item.value, dict)
+
+
+@pytest.mark.parametrize("junk", ["<!--", "<a ", "<script ", '<script a="', "<![x", "<?", "<meta "])
+def test_a_page_that_is_broken_over_and_over_takes_no_time(junk: str) -> None:
+    started = time.monotonic()
+    assert page_item((junk * 10_000).encode()).problem
+    assert time.monotonic() - started < 5  # a parser of whole pages: minutes for some

@@ -18,22 +18,18 @@ _META_BYTES = 4096
 # As browsers do: the label means its superset.
 _WINDOWS_1252 = ("iso-8859-1", "iso8859-1", "latin-1", "latin1", "us-ascii", "ascii")
 _DATA_ID = "__NEXT_DATA__"
+_HIDING = re.compile(r"<!--|<(script|style|textarea|title)\b", re.IGNORECASE)
+_TAG_END = re.compile(r"""(?:[^>"']++|"[^"]*+"|'[^']*+')*+>""")
+_LONGEST_TAG_CHARS = 4096
 _SHOWN_CHARS = 1000
 
 
 def page_item(page: bytes) -> Decoded:
     """Give the page's conversation, or the reason why it has none."""
     text = page_text(page)
-    finder = _ScriptFinder()
-    try:
-        finder.feed(text)
-        finder.close()
-    except AssertionError:
-        # The standard library's way to say that it gives up on a declaration.
-        return Decoded(value=text[:_SHOWN_CHARS], problem="the page cannot be parsed")
-    if not finder.found:
+    script = _script(text)
+    if script is None:
         return Decoded(value=text[:_SHOWN_CHARS], problem=f"the page has no `{_DATA_ID}` script")
-    script = "".join(finder.parts)
     try:
         data = json.loads(script)
     except (ValueError, RecursionError):
@@ -71,28 +67,45 @@ def _inner(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, dict) else None
 
 
-class _ScriptFinder(HTMLParser):
-    """Collects the text of the script with the id of Next.js' data."""
+def _script(text: str) -> str | None:
+    """Give the text of the script with the id of Next.js' data, or None.
+
+    A parser of whole pages takes minutes for some that are broken on purpose, or by chance: 67 s for 200 kB of `<!--`.
+    What can hide a script are comments and elements whose content is no markup; these are skipped, in linear time.
+    """
+    position = 0
+    while found := _HIDING.search(text, position):
+        if found[1] is None:
+            end = text.find("-->", found.end())
+            if end < 0:
+                return None
+            position = end + len("-->")
+            continue
+        tag = _TAG_END.match(text, found.end(), found.end() + _LONGEST_TAG_CHARS)
+        if tag is None:
+            position = found.end()
+            continue
+        # No closing tag: as browsers do, the content is all the rest.
+        closing = re.compile(rf"</{found[1]}\b", re.IGNORECASE).search(text, tag.end())
+        end = closing.start() if closing else len(text)
+        if found[1].lower() == "script" and _id_of_tag(text[found.start() : tag.end()]) == _DATA_ID:
+            return text[tag.end() : end]
+        position = end
+    return None
+
+
+def _id_of_tag(tag: str) -> str | None:
+    reader = _TagReader()
+    reader.feed(tag)
+    return reader.attributes.get("id")
+
+
+class _TagReader(HTMLParser):
+    """Takes the attributes of one tag."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.found = False
-        self.parts: list[str] = []
-        self._inside = False
+        self.attributes: dict[str, str | None] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "script" and ("id", _DATA_ID) in attrs and not self.found:
-            self.found = self._inside = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "script":
-            self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.parts.append(data)
-
-    def parse_marked_section(self, i: int, report: int = 1) -> int:
-        # HTML's rule for `<![` outside of foreign elements: a comment up to the next `>`. The base class may raise.
-        end = self.rawdata.find(">", i)
-        return end + 1 if end >= 0 else -1
+        self.attributes = dict(attrs)
