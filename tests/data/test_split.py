@@ -58,7 +58,7 @@ messages = st.lists(
     st.integers(16, 300),
     st.sampled_from([0, 0, 1, 3]),
 )
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=80)
 def test_every_supervised_token_is_in_exactly_one_piece_that_fits(
     turns: tuple[Message, ...], system: str, family: str, context_tokens: int, carry_turns: int
 ) -> None:
@@ -75,10 +75,10 @@ def test_every_supervised_token_is_in_exactly_one_piece_that_fits(
     if len(whole.token_ids) <= context_tokens:
         assert pieces == [whole]
     # A piece that begins and ends between messages has the ids that those messages encode to.
-    runs = [turns[first:end] for first in range(len(turns)) for end in range(first + 1, len(turns) + 1)]
-    encodings = [template.encode(dataclasses.replace(conversation, messages=run), TOKENIZER) for run in runs]
     if all(len(template.encode(dataclasses.replace(conversation, messages=e), TOKENIZER).token_ids) <= context_tokens
            for e in exchanges(turns)):  # fmt: skip
+        runs = [turns[first:end] for first in range(len(turns)) for end in range(first + 1, len(turns) + 1)]
+        encodings = [template.encode(dataclasses.replace(conversation, messages=run), TOKENIZER) for run in runs]
         assert all(piece.token_ids in [encoding.token_ids for encoding in encodings] for piece in pieces)
 
 
