@@ -35,9 +35,10 @@ def main() -> None:
     counted["weights"] = own_bytes(shards)
     optimizer = strategy._optimizer
     moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
-    known = {p.data_ptr() for p in parameters}
-    copies = [p for group in optimizer.param_groups for p in group["params"] if p.data_ptr() not in known]
-    counted["optimizer"] = own_bytes(moments) + (own_bytes(copies) if config.strategy == "deepspeed" else 0)
+    # DeepSpeed's own copy of the weights, in float32.
+    zero = strategy._engine.optimizer if config.strategy == "deepspeed" else None
+    copies = getattr(zero, "fp32_partitioned_groups_flat", None) or getattr(zero, "single_partition_of_fp32_groups", ())
+    counted["optimizer"] = own_bytes(moments) + own_bytes(copies)
     if ranks.is_first:
         print("COUNTED " + json.dumps(counted))
 

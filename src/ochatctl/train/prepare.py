@@ -84,6 +84,10 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     model, data, out = _named(request)
     notes: list[str] = []
     refuse_unbuilt(request)
+    if request.compat is not None:
+        notes.append(
+            f"as {request.compat}: the loss in bfloat16, the gradient divided by the ranks; rows are planned as ever"
+        )
     device, num_ranks = place(request, notes, is_dry_run=is_dry_run)
     strategy = choose_strategy(request, notes, is_dry_run=is_dry_run)
     if request.node_rank == 0:
@@ -121,6 +125,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         strategy=strategy,
         zero_stage=zero_stage,
         offload=request.offload,
+        compat=request.compat,
         deepspeed=request.deepspeed,
         device="cpu" if device == "cpu" else "cuda",
         dtype="float32" if device == "cpu" else "bfloat16",

