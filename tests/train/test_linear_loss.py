@@ -175,7 +175,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 @pytest.mark.slow
 def test_head_and_loss_take_an_eighth_of_the_plain_ones_memory() -> None:
-    """At a quarter of V = 128k, an eighth of T = 16k and a sixteenth of D = 4096: the weight's gradient is as large a part here.
+    """At a quarter of V = 128k, an eighth of T = 16k and a sixteenth of D = 4096.
 
     Ours is 4 VD + 4 TD + a chunk, the plain one 12 TV + 4 VD + 4 TD: in the large, 1/11 of it in float32.
     """
