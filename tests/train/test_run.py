@@ -32,6 +32,7 @@ STRATEGIES = [
         pytest.param(("deepspeed", "--zero", str(stage)), id=f"zero{stage}", marks=pytest.mark.slow)
         for stage in (0, 2, 3)
     ),
+    pytest.param(("deepspeed", "--zero", "3", "--offload", "all"), id="zero3-offload", marks=pytest.mark.slow),
 ]
 
 
