@@ -2,13 +2,14 @@
 
 import pytest
 
-from ochatctl.train.records import Failed, Saved, Started, Stepped, from_line, to_line
+from ochatctl.train.records import Failed, Saved, Started, Stepped, StopAsked, from_line, to_line
 
 RECORDS = [
     Started(strategy="fsdp", num_parameters=3, num_steps=2),
     Stepped(step=1, num_steps=2, epoch=1, num_epochs=1, loss=1.5, lr=1e-3, grad_norm=2.0, tokens=7,
             tokens_per_second=70.0, seconds=0.1),
     Saved(epoch=1, path="out/ep_1"),
+    StopAsked(signal="SIGTERM", grace_seconds=1.5),
     Failed(rank=1, kind="RunError", message="the loss is nan\nat “step” 2", hint=""),
 ]  # fmt: skip
 

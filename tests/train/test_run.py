@@ -6,11 +6,9 @@ clipping, the schedule and the saved folder.
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,10 @@ from training_for_tests import FAMILY, tiny_config, write_base, write_data
 from ochatctl.chat.families import load_family, read_card
 from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.data.packing import plan_epoch
+from ochatctl.train.resume import open_checkpoint
 
 SEED, EPOCHS, LR, BATCH_TOKENS, RANKS, ACCUMULATION = 3, 2, 3e-3, 160, 2, 2
+SAVES, RESUMED_AFTER = "2epochs,2steps", 2
 QUIET = {"OMP_NUM_THREADS": "1"}
 STRATEGIES = [
     pytest.param(("fsdp",), id="fsdp"),
@@ -41,6 +41,7 @@ class Run:
     base: Path
     prefix: Path
     out: Path
+    flags: tuple[str, ...]
     result: dict[str, Any]
     steps: list[dict[str, Any]]
 
@@ -58,26 +59,32 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     base = write_base(folder / "base", config=tiny_config(tie_word_embeddings=True))
     prefix = write_data(folder / "chats", base, num_rows=40)
     flags = (
+        *("--strategy", *request.param, "--keep", "9"),
         *("--gpus", str(RANKS), "--accumulation", str(ACCUMULATION), "--batch-tokens", str(BATCH_TOKENS)),
-        *("--epochs", str(EPOCHS), "--lr", str(LR), "--seed", str(SEED), "--save-every", "2", "--json"),
+        *("--epochs", str(EPOCHS), "--lr", str(LR), "--seed", str(SEED), "--save-every", SAVES, "--json"),
     )
     done = subprocess.run(
-        command(base, prefix, folder / "out", "--strategy", *request.param, *flags),
+        command(base, prefix, folder / "out", *flags),
         capture_output=True,
         text=True,
         timeout=300,
         env={**os.environ, **QUIET},
     )
     assert done.returncode == 0, done.stderr
-    lines = (folder / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(lines[0]) == {"format": "ochatctl-metrics", "version": 1}
     return Run(
         base=base,
         prefix=prefix,
         out=folder / "out",
+        flags=flags,
         result=json.loads(done.stdout),
-        steps=[json.loads(line) for line in lines[1:]],
+        steps=read_steps(folder / "out"),
     )
+
+
+def read_steps(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0]) == {"format": "ochatctl-metrics", "version": 1}
+    return [json.loads(line) for line in lines[1:]]
 
 
 def plain_training(run: Run) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
@@ -175,96 +182,36 @@ def test_the_saved_folder_is_a_model_of_its_family(run: Run) -> None:
     assert model.config.use_cache is True
 
 
+def test_checkpoints_to_resume_from_are_written_between_the_steps(run: Run) -> None:
+    found = sorted(path.name for path in (run.out / "resume").iterdir())
+    assert found == sorted(f"step_{step}" for step in range(2, len(run.steps), 2))
+    assert all(open_checkpoint(run.out / "resume" / name).num_bytes > 100_000 for name in found)
+
+
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_rows(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base")
-    prefix = write_data(tmp_path / "chats", base)
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(run: Run, tmp_path: Path) -> None:
+    """What is on disk when a run is killed after step 2 and before step 4, and the same command again."""
+    out = tmp_path / "out"
+    shutil.copytree(run.out, out)
+    shutil.rmtree(out / f"ep_{EPOCHS}")
+    for path in (out / "resume").iterdir():
+        if path.name != f"step_{RESUMED_AFTER}":
+            shutil.rmtree(path)
     done = subprocess.run(
-        command(base, prefix, tmp_path / "out", "--strategy", "fsdp", "--lr", "1e30"),
+        command(run.base, run.prefix, out, *run.flags),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, **QUIET},
     )
-    assert done.returncode == 7, done.stderr
-    error, hint = done.stderr.splitlines()[-2:]
-    assert error.startswith("error: step ")
-    assert "; rows " in error
-    assert hint.startswith("hint: lower `--lr`")
-    steps = (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:]
-    assert steps, "the first steps were fine"
-    assert all("NaN" not in step and "Infinity" not in step for step in steps)
-    assert not list((tmp_path / "out").glob("ep_*"))
-
-
-def wait_for(condition: Any, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-
-
-def ranks_of(parent: int) -> list[int]:
-    """The training processes below `parent`."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()]
-    children: dict[int, list[int]] = {}
-    for pid, ppid, _ in rows:
-        children.setdefault(int(ppid), []).append(int(pid))
-    loops = {int(pid) for pid, _, args in rows if "ochatctl.train.loop" in args and "torch.distributed.run" not in args}
-    below, todo = [], [parent]
-    while todo:
-        found = children.get(todo.pop(), [])
-        below += found
-        todo += found
-    return [pid for pid in below if pid in loops]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-
-
-@pytest.fixture
-def long_run(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
-    """Start a run that would take minutes; wait until both ranks have taken steps."""
-    # A shell's background job, which CI may be, ignores Ctrl-C, and so would every process that it starts.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    base = write_base(tmp_path / "base")
-    prefix = write_data(tmp_path / "chats", base)
-    flags = ("--gpus", "2", "--strategy", "fsdp", "--epochs", "3000", "--save-every", "3000", "--quiet")
-    metrics = tmp_path / "out" / "metrics.jsonl"
-    with subprocess.Popen(
-        command(base, prefix, tmp_path / "out", *flags), stderr=subprocess.PIPE, text=True, env={**os.environ, **QUIET}
-    ) as parent:
-        try:
-            wait_for(lambda: metrics.is_file() and metrics.read_text(encoding="utf-8").count("\n") > 3)
-            ranks = ranks_of(parent.pid)
-            assert len(ranks) == 2
-            yield parent, ranks
-        finally:
-            parent.kill()
-
-
-@pytest.mark.slow
-def test_a_killed_rank_ends_the_run_with_exit_7_and_its_name(long_run: Any) -> None:
-    parent, ranks = long_run
-    os.kill(ranks[1], signal.SIGKILL)
-    _, stderr = parent.communicate(timeout=60)
-    assert parent.returncode == 7, stderr
-    assert "error: training stopped: rank" in stderr
-    assert "killed by signal 9" in stderr
-    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_no_rank_outlives_its_parent(long_run: Any, number: int, code: int) -> None:
-    parent, ranks = long_run
-    parent.send_signal(number)
-    parent.communicate(timeout=60)
-    assert parent.returncode == code
-    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+    assert done.returncode == 0, done.stderr
+    assert f"going on after step {RESUMED_AFTER} of {len(run.steps)}" in done.stderr
+    assert len(run.steps) > RESUMED_AFTER + 2
+    timed = {"seconds", "tokens_per_second"}
+    steps, resumed = (
+        [{key: value for key, value in step.items() if key not in timed} for step in read_steps(folder)]
+        for folder in (run.out, out)
+    )
+    assert resumed == steps
+    weights = f"ep_{EPOCHS}/model.safetensors"
+    assert (out / weights).read_bytes() == (run.out / weights).read_bytes()

@@ -41,6 +41,8 @@ class Child:
             start_new_session=True,
             preexec_fn=_leave_signals_to_the_ranks,  # we have no threads yet
         )
+        # Filled in as the ranks say who they are.
+        self.rank_pids: set[int] = set()
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         # The ranks hold the output pipe open, so its end says nothing about the launcher.
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._let_go_after, self._read)]
@@ -90,6 +92,11 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            for pid in self.rank_pids:
+                # A rank that does not even read its input is stuck for good. It leads a session of its own.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    if os.getsid(pid) == pid:
+                        os.kill(pid, signal.SIGKILL)
 
     def _let_go(self) -> None:
         """Close the ranks' standard input, which ends them."""

@@ -29,6 +29,7 @@ from ochatctl.train.records import (
     METRICS_FILE,
     PARENT_HOLDS_STDIN,
     Failed,
+    Joined,
     Record,
     SaveFailed,
     Stepped,
@@ -124,7 +125,9 @@ def _follow(plan: RunPlan, log: IO[str], on_record: Callable[[Record], None]) ->
     with Signals() as signals, Child(plan.launcher, _environment(config)) as child:
         for line in child.lines(_TICK_SECONDS):
             record = from_line(line) if line is not None else None
-            if record is not None:
+            if isinstance(record, Joined):
+                child.rank_pids.add(record.pid)
+            elif record is not None:
                 heard.note(record)
                 on_record(record)
             elif line is not None:

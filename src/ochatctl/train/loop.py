@@ -28,7 +28,7 @@ from ochatctl.train.model import load_model
 from ochatctl.train.nodes import agree
 from ochatctl.train.parent import StopSwitch, tell_parent
 from ochatctl.train.ranks import Ranks, join_ranks
-from ochatctl.train.records import Failed, Resumed, Started, Stepped, Stopped, Stopping
+from ochatctl.train.records import Failed, Joined, Resumed, Started, Stepped, Stopped, Stopping
 from ochatctl.train.reporter import Reporter
 from ochatctl.train.resume import open_checkpoint, step_dir
 from ochatctl.train.saver import Saver
@@ -200,10 +200,11 @@ def main(arguments: list[str]) -> int:
     """Run a rank; an error of ours goes to the parent as a record."""
     stop = StopSwitch()
     stop.listen()
+    rank = int(os.environ.get("RANK", "0"))
+    tell_parent(Joined(rank=rank, pid=os.getpid()))
     try:
         run(read_run(TrainConfig, Path(arguments[0])), stop)
     except OchatError as error:
-        rank = int(os.environ.get("RANK", "0"))
         tell_parent(Failed(rank=rank, kind=type(error).__name__, message=error.message, hint=error.hint))
         return error.exit_code
     return 0

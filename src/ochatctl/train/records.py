@@ -17,6 +17,14 @@ BAD_STEPS_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Joined:
+    """A rank runs, as this process of the parent's machine."""
+
+    rank: int
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Started:
     """The ranks are about to take the first step."""
 
@@ -124,7 +132,18 @@ class Failed:
 
 
 Record = (
-    Started | Resumed | Stepped | Skipped | Saved | ResumeSaved | SaveFailed | StopAsked | Stopping | Stopped | Failed
+    Joined
+    | Started
+    | Resumed
+    | Stepped
+    | Skipped
+    | Saved
+    | ResumeSaved
+    | SaveFailed
+    | StopAsked
+    | Stopping
+    | Stopped
+    | Failed
 )
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Record)}
 _START = '{"ochatctl": '

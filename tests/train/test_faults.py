@@ -1,0 +1,334 @@
+"""Runs that are stopped, killed, starved of disk or fed with what is not a number: each ends as it is said to."""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_for_tests import tiny_config, write_base, write_data
+
+from ochatctl.data.dataset import open_dataset, split_path
+from ochatctl.train.resume import last_whole
+
+pytestmark = pytest.mark.slow
+QUIET = {"OMP_NUM_THREADS": "1"}
+TIMED = {"seconds", "tokens_per_second"}
+
+
+class Runs:
+    """A base, data, and `ochatctl train` on them."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.out = folder / "out"
+        self.base = write_base(folder / "base", config=tiny_config(**changes))
+        self.prefix = write_data(folder / "chats", self.base, num_rows=40)
+
+    def command(self, *flags: str, out: Path | None = None, gpus: int = 2, strategy: str = "fsdp") -> list[str]:
+        words = ("--model", str(self.base), "--data", str(self.prefix), "--out", str(out or self.out), "--cpu")
+        more = ("--gpus", str(gpus), "--strategy", strategy, "--batch-tokens", "100", "--lr", "3e-3")
+        return [sys.executable, "-m", "ochatctl", "train", *words, *more, *flags]
+
+    def run(self, *flags: str, limit_bytes: int | None = None, **more: Any) -> "subprocess.CompletedProcess[str]":
+        def limit() -> None:
+            if limit_bytes:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+        words = self.command(*flags, **more)
+        environment = {**os.environ, **QUIET}
+        return subprocess.run(
+            words, capture_output=True, text=True, timeout=240, env=environment, preexec_fn=limit, check=False
+        )
+
+    @contextlib.contextmanager
+    def started(self, *flags: str, steps: int = 3, **more: Any) -> Iterator["subprocess.Popen[str]"]:
+        """Start a run, and wait until it has taken some more steps."""
+        # A shell's background job, which CI may be, ignores Ctrl-C, and so would every process that it starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        enough = self.num_steps() + steps
+        with subprocess.Popen(
+            self.command(*flags, **more), stderr=subprocess.PIPE, text=True, env={**os.environ, **QUIET}
+        ) as parent:
+            try:
+                wait_for(lambda: self.num_steps() >= enough or parent.poll() is not None)
+                assert parent.poll() is None, parent.communicate()[1]
+                yield parent
+            finally:
+                parent.kill()
+
+    def num_steps(self) -> int:
+        metrics = self.out / "metrics.jsonl"
+        return max(0, metrics.read_text(encoding="utf-8").count("\n") - 1) if metrics.is_file() else 0
+
+    def steps(self, out: Path | None = None) -> list[dict[str, Any]]:
+        lines = ((out or self.out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+        return [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def ranks_of(parent: int) -> list[int]:
+    """The training processes below `parent`."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    children: dict[int, list[int]] = {}
+    for pid, ppid, _ in rows:
+        children.setdefault(int(ppid), []).append(int(pid))
+    loops = {int(pid) for pid, _, args in rows if "ochatctl.train.loop" in args and "torch.distributed.run" not in args}
+    below, todo = [], [parent]
+    while todo:
+        found = children.get(todo.pop(), [])
+        below += found
+        todo += found
+    return [pid for pid in below if pid in loops]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+
+
+def test_signals_save_and_the_same_command_goes_on_to_the_last_digit(tmp_path: Path) -> None:
+    """With dropout, so that the random state of each rank counts."""
+    runs = Runs(tmp_path, model_type="phi3", resid_pdrop=0.2, embd_pdrop=0.1)
+    flags = ("--epochs", "25", "--save-every", "25", "--seed", "3")
+    whole = tmp_path / "whole"
+    assert runs.run(*flags, out=whole).returncode == 0
+    num_steps = len(runs.steps(whole))
+
+    with runs.started(*flags) as parent:
+        parent.send_signal(signal.SIGTERM)
+        _, stderr = parent.communicate(timeout=100)
+    assert parent.returncode == 0, stderr
+    assert "SIGTERM: saving after this step, within 120 s" in stderr
+    stopped_at = runs.num_steps()
+    assert 3 <= stopped_at < num_steps
+    assert [path.name for path in (runs.out / "resume").iterdir()] == [f"step_{stopped_at}"]
+
+    with runs.started(*flags) as parent:
+        parent.send_signal(signal.SIGINT)
+        _, stderr = parent.communicate(timeout=100)
+    assert parent.returncode == 130, stderr
+    assert f"going on after step {stopped_at}" in stderr
+    assert "Ctrl-C again ends at once" in stderr
+    assert stopped_at < runs.num_steps() < num_steps
+    assert [path.name for path in (runs.out / "resume").iterdir()] == [f"step_{runs.num_steps()}"]
+
+    done = runs.run(*flags)
+    assert done.returncode == 0, done.stderr
+    assert runs.steps() == runs.steps(whole)
+    assert (runs.out / "ep_25/model.safetensors").read_bytes() == (whole / "ep_25/model.safetensors").read_bytes()
+
+    before = (runs.out / "metrics.jsonl").read_bytes()
+    again = runs.run(*flags)
+    assert again.returncode == 0
+    assert "holds this run, finished" in again.stderr
+    assert (runs.out / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_killed_parent_leaves_no_rank_and_the_next_run_goes_on(runs: Runs) -> None:
+    flags = ("--epochs", "3000", "--save-every", "3000,1step", "--keep", "2")
+    with runs.started(*flags, steps=5) as parent:
+        ranks = ranks_of(parent.pid)
+        assert len(ranks) == 2
+        held = runs.run(*flags, "--dry-run")
+        assert held.returncode == 5, held.stderr
+        assert f"is in use by process {parent.pid}" in held.stderr
+        parent.kill()  # in the middle of a save as like as not: one follows every step
+        parent.wait()
+    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+    point, _ = last_whole(runs.out)
+    assert point is not None
+    planned = runs.run(*flags, "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert f"going on after step {point.manifest.progress.step} of" in planned.stderr
+
+
+def test_a_killed_rank_ends_the_run_with_its_name(runs: Runs) -> None:
+    with runs.started("--epochs", "3000", "--save-every", "3000") as parent:
+        ranks = ranks_of(parent.pid)
+        os.kill(ranks[1], signal.SIGKILL)
+        _, stderr = parent.communicate(timeout=60)
+    assert parent.returncode == 7, stderr
+    assert re.search(r"error: training stopped: rank \d (was killed by signal 9|ended with)", stderr), stderr
+    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+
+
+def test_a_rank_that_hangs_is_given_up_and_killed(runs: Runs) -> None:
+    with runs.started("--epochs", "3000", "--save-every", "3000", "--timeout", "4") as parent:
+        ranks = ranks_of(parent.pid)
+        os.kill(ranks[1], signal.SIGSTOP)
+        _, stderr = parent.communicate(timeout=60)
+    assert parent.returncode == 7, stderr
+    assert "error: training stopped: rank" in stderr
+    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+
+
+def test_ranks_that_cannot_save_in_time_are_killed(runs: Runs) -> None:
+    with runs.started("--epochs", "3000", "--save-every", "3000,1step", "--grace", "1", steps=5) as parent:
+        ranks = ranks_of(parent.pid)
+        for rank in ranks:
+            os.kill(rank, signal.SIGSTOP)
+        parent.send_signal(signal.SIGTERM)
+        _, stderr = parent.communicate(timeout=60)
+    assert parent.returncode == 7, stderr
+    assert "could not save within the 1 s of `--grace` and were ended; the last whole checkpoint is" in stderr
+    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
+def test_a_step_that_is_not_finite_is_skipped_and_its_rows_are_written_down(strategy: str, runs: Runs) -> None:
+    """The embedding of a token that few rows have is infinite: their steps fail, and theirs alone."""
+    if strategy == "deepspeed":
+        pytest.importorskip("deepspeed")
+    dataset = open_dataset(split_path(runs.prefix, "train"))
+    rows_of: dict[int, set[int]] = {}
+    for index in range(len(dataset)):
+        for token in set(dataset.row(index).input_ids.tolist()):
+            rows_of.setdefault(token, set()).add(index)
+    token, rows = min(rows_of.items(), key=lambda item: len(item[1]))
+    spoil(runs.base, token)
+    done = runs.run("--epochs", "2", "--max-bad-steps", "50", strategy=strategy)
+    assert done.returncode == 0, done.stderr
+    lines = (runs.out / "bad_steps.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0]) == {"format": "ochatctl-bad-steps", "version": 1}
+    bad = [json.loads(line) for line in lines[1:]]
+    assert {step["epoch"] for step in bad} == {1, 2}
+    assert all(rows & set(step["rows"]) for step in bad)
+    assert {row for step in bad for row in step["rows"]} >= rows
+    assert all(f"step {step['step']} is skipped" in done.stderr for step in bad)
+    steps = runs.steps()
+    assert sorted([step["step"] for step in steps + bad]) == list(range(1, steps[0]["num_steps"] + 1))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5, "the other steps have taught it something"
+
+
+def spoil(base: Path, token: int) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = base / "model.safetensors"
+    weights = load_file(path)
+    weights["model.embed_tokens.weight"][token] = torch.inf
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(runs: Runs) -> None:
+    done = runs.run("--lr", "1e30", "--max-bad-steps", "2", gpus=1)
+    assert done.returncode == 7, done.stderr
+    error, hint = done.stderr.splitlines()[-2:]
+    assert re.match(r"error: step \d+: the loss is .*, 2 times in a row; rows \d+, ", error)
+    assert hint.startswith("hint: lower `--lr`, or look at the rows that `")
+    assert runs.steps(), "the first steps were fine"
+    text = (runs.out / "metrics.jsonl").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert not list(runs.out.glob("ep_*"))
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_training_goes_on(runs: Runs, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root, to mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2600k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a small disk here")
+    try:
+        out = disk / "out"
+        flags = ("--epochs", "2", "--save-every", "2,2steps")
+        with runs_filling(disk, out):
+            done = runs.run(*flags, out=out)
+        assert done.returncode == 0, done.stderr
+        assert "NOT SAVED: the resume checkpoint at step 4" in done.stderr
+        assert "not saved: the resume checkpoint at step 4" in done.stdout
+        assert [path.name for path in (out / "resume").iterdir()] == ["step_2"]
+        assert (out / "ep_2" / "model.safetensors").is_file()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@contextlib.contextmanager
+def runs_filling(disk: Path, out: Path) -> Iterator[None]:
+    """Fill the disk but for a little as soon as the first checkpoint is whole."""
+    code = (
+        "import pathlib, shutil, sys, time\n"
+        "disk, first = map(pathlib.Path, sys.argv[1:])\n"
+        "while not first.exists(): time.sleep(0.002)\n"
+        "(disk / 'filler').write_bytes(bytes(max(0, shutil.disk_usage(disk).free - 400_000)))\n"
+    )
+    first = out / "resume" / "step_2"
+    with subprocess.Popen([sys.executable, "-c", code, str(disk), str(first)]) as filler:
+        try:
+            yield
+        finally:
+            filler.kill()
+
+
+def test_a_write_that_fails_on_a_rank_leaves_no_rank_waiting(runs: Runs) -> None:
+    """No file may grow beyond 200 kB, which a model here does not reach and the optimizer's state does."""
+    pytest.importorskip("deepspeed")
+    done = runs.run("--epochs", "2", "--save-every", "2,3steps", limit_bytes=200_000, strategy="deepspeed")
+    assert done.returncode == 0, done.stderr
+    assert "NOT SAVED: the resume checkpoint at step 3: rank" in done.stderr
+    assert not list((runs.out / "resume").iterdir())
+    assert (runs.out / "ep_2" / "model.safetensors").is_file()
+
+
+def test_a_model_that_cannot_be_saved_ends_the_run_with_exit_7(runs: Runs) -> None:
+    done = runs.run("--epochs", "2", "--save-every", "1", limit_bytes=120_000, gpus=1)
+    assert done.returncode == 7, done.stderr
+    assert "NOT SAVED: the model of epoch 1" in done.stderr
+    assert "error: the trained model could not be saved" in done.stderr
+    assert not list(runs.out.glob("*ep_*"))
+
+
+def test_two_nodes_train_one_model_and_stop_together(runs: Runs) -> None:
+    """Two parents and two launchers on this machine, one rank each; only the first writes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ("--epochs", "3000", "--save-every", "3000", "--nodes", "2", "--rdzv", f"localhost:{port}")
+    second = subprocess.Popen(
+        runs.command(*flags, "--node-rank", "1", gpus=1),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **QUIET},
+    )
+    try:
+        with runs.started(*flags, "--node-rank", "0", gpus=1) as first:
+            # Told on one node, both stop.
+            second.send_signal(signal.SIGTERM)
+            _, stderr = first.communicate(timeout=100)
+            stdout, stderr_of_second = second.communicate(timeout=100)
+    finally:
+        second.kill()
+    assert (first.returncode, second.returncode) == (0, 0), stderr + stderr_of_second
+    stopped_at = runs.num_steps()
+    assert f"stopped after step {stopped_at}" in stdout
+    assert [path.name for path in (runs.out / "resume").iterdir()] == [f"step_{stopped_at}"]
+    assert {"run.json", "run.node1.json", "train.log", "train.node1.log"} <= {path.name for path in runs.out.iterdir()}
+    assert [step["step"] for step in runs.steps()] == list(range(1, stopped_at + 1))
