@@ -53,16 +53,17 @@ def write_base(folder: Path, *, card: bool = True, eot: bool = True, config: Any
     return folder
 
 
-def write_data(prefix: Path, model_dir: Path, *, num_rows: int = 24, seed: int = 0) -> Path:
-    """Pack random conversations of two classes, the lesser one at weight 0.1; give the prefix."""
+def write_data(prefix: Path, model_dir: Path, *, num_rows: int = 24, seed: int = 0, last: str = "") -> Path:
+    """Pack random conversations of two classes, the lesser one at weight 0.1; `last` is asked in the last one."""
     draw = random.Random(seed)
     family, tokenizer = load_family(model_dir, FAMILY)
     conditions = {"GPT4": 0, "GPT3": 0}
     with write_dataset(split_path(prefix, "train")) as writer:
         for index in range(num_rows):
             condition, weight = ("GPT3", 0.1) if index % 3 == 0 else ("GPT4", 1.0)
+            asked = last if index == num_rows - 1 else ""
             messages = [
-                Message(role="user", content=" ".join(draw.choices(_WORDS, k=draw.randint(1, 6)))),
+                Message(role="user", content=" ".join(draw.choices(_WORDS, k=draw.randint(1, 6))) + asked),
                 Message(role="assistant", content=" ".join(draw.choices(_WORDS, k=draw.randint(1, 9))), weight=weight),
             ]
             row = to_row(family.template.encode(Conversation(messages=tuple(messages), condition=condition), tokenizer))

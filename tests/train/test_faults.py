@@ -202,27 +202,27 @@ def test_ranks_that_cannot_save_in_time_are_killed(runs: Runs) -> None:
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
 def test_a_step_that_is_not_finite_is_skipped_and_its_rows_are_written_down(strategy: str, runs: Runs) -> None:
-    """The embedding of a token that few rows have is infinite: their steps fail, and theirs alone."""
+    """The embedding of a token that one row has is infinite: that row's steps fail, and no others."""
     if strategy == "deepspeed":
         pytest.importorskip("deepspeed")
+    write_data(runs.prefix, runs.base, num_rows=40, last="\u2603")
     dataset = open_dataset(split_path(runs.prefix, "train"))
     rows_of: dict[int, set[int]] = {}
     for index in range(len(dataset)):
         for token in set(dataset.row(index).input_ids.tolist()):
             rows_of.setdefault(token, set()).add(index)
-    token, rows = min(rows_of.items(), key=lambda item: len(item[1]))
+    token, row = next((token, min(rows)) for token, rows in rows_of.items() if len(rows) == 1)
     spoil(runs.base, token)
-    done = runs.run("--epochs", "2", "--max-bad-steps", "50", strategy=strategy)
+    done = runs.run("--epochs", "2", strategy=strategy)
     assert done.returncode == 0, done.stderr
     lines = (runs.out / "bad_steps.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == {"format": "ochatctl-bad-steps", "version": 1}
     bad = [json.loads(line) for line in lines[1:]]
-    assert {step["epoch"] for step in bad} == {1, 2}
-    assert all(rows & set(step["rows"]) for step in bad)
-    assert {row for step in bad for row in step["rows"]} >= rows
+    assert [step["epoch"] for step in bad] == [1, 2]
+    assert all(row in step["rows"] for step in bad)
     assert all(f"step {step['step']} is skipped" in done.stderr for step in bad)
     steps = runs.steps()
-    assert sorted([step["step"] for step in steps + bad]) == list(range(1, steps[0]["num_steps"] + 1))
+    assert sorted(step["step"] for step in steps + bad) == list(range(1, steps[0]["num_steps"] + 1))
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.5, "the other steps have taught it something"
 
 
