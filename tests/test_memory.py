@@ -10,7 +10,16 @@ import pytest
 
 from ochatctl import memory
 from ochatctl.errors import DataError
-from ochatctl.memory.training import Spread, host_bytes, peak_tflops, state_parts, step_flops, training_need
+from ochatctl.memory import Shape, Weights, count_weights, read_shape
+from ochatctl.memory.training import (
+    Spread,
+    cost_per_squared_token,
+    host_bytes,
+    peak_tflops,
+    state_parts,
+    step_flops,
+    training_need,
+)
 
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:   12000000 kB\n"
 LLAMA_13B = {
@@ -197,3 +206,37 @@ def test_each_stage_shards_one_thing_more_and_offload_takes_it_out(tmp_path: Pat
     assert state(zero_stage=3, offload="all") == [0, 0, 0]
     assert state(strategy="fsdp") == [1000, 1000, 2000]
     assert host_bytes(weights, Spread(offload="all", num_ranks=4)) == 18000
+
+
+SMOLLM2_135M = {
+    "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+    "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+def shape_of(folder: Path, config: dict[str, Any]) -> Shape:
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return read_shape(folder)
+
+
+def test_parameters_are_those_that_the_models_have(tmp_path: Path) -> None:
+    assert count_weights(shape_of(tmp_path, LLAMA_13B)).num_params == 13_015_864_320
+    assert count_weights(shape_of(tmp_path, {"text_config": SMOLLM2_135M})).num_params == 134_515_008
+
+
+def test_a_token_of_a_mixture_uses_some_of_the_experts(tmp_path: Path) -> None:
+    dense = shape_of(tmp_path, LLAMA_13B)
+    mixture = shape_of(tmp_path, LLAMA_13B | {"num_experts_per_tok": 2, "num_local_experts": 8})
+    used = count_weights(mixture).num_params
+    assert used - count_weights(dense).num_params == 40 * 3 * 5120 * 13824
+    whole = Weights(num_params=4 * used, num_bytes=8 * used, dtypes={"BF16": 4 * used})
+    assert step_flops(whole, mixture, num_tokens=1, num_squares=0) == 6 * used
+
+
+def test_a_token_costs_six_flop_a_parameter_and_attention(tmp_path: Path) -> None:
+    shape = shape_of(tmp_path, LLAMA_13B)
+    dense, attention = 6 * 13_015_864_320 * 4096, 6 * 5120 * 40 * 4096**2
+    assert step_flops(count_weights(shape), shape, num_tokens=4096, num_squares=4096**2) == dense + attention
+    assert cost_per_squared_token(shape) * 4096 == pytest.approx(attention / dense)
+    # OpenChat's model is the planner's default.
+    assert cost_per_squared_token(shape) == pytest.approx(1.6e-5, rel=0.02)

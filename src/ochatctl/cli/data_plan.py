@@ -11,9 +11,9 @@ from ochatctl.errors import UsageProblem
 
 if TYPE_CHECKING:
     from ochatctl.data.bins import Ints
-    from ochatctl.data.cost import ModelCost
     from ochatctl.data.packing import Plan
     from ochatctl.data.plan_report import PlanReport
+    from ochatctl.memory import Shape
 
 _SHOWN_GPUS = ("A100", "H100")
 
@@ -64,7 +64,7 @@ def plan(
     config = PlanConfig(
         gpus=gpus, batch_tokens=batch_tokens, accumulation=accumulation, seed=seed, epoch=epoch, compat=compat
     )
-    planned, report = plan_and_report(rows, config, _model_cost(model))
+    planned, report = plan_and_report(rows, config, _model_shape(model))
     _write_files(planned, rows, report, plot, dump)
     Output(as_json=json).table(report, ("", ""), _table(report))
 
@@ -97,15 +97,13 @@ def _lengths(prefix: str | None, split: str, file: Path | None) -> "Ints":
     return open_dataset(dataset_path(str(prefix), split)).lengths
 
 
-def _model_cost(model: str | None) -> "ModelCost | None":
+def _model_shape(model: str | None) -> "Shape | None":
     if model is None:
         return None
-    from ochatctl.data.cost import model_cost
-    from ochatctl.files import read_json
     from ochatctl.hub import local_model
+    from ochatctl.memory import read_shape
 
-    path = local_model(model) / "config.json"
-    return model_cost(read_json(path), where=str(path))
+    return read_shape(local_model(model, weights=False))
 
 
 def _write_files(planned: "Plan", rows: "Ints", report: "PlanReport", plot: Path | None, dump: Path | None) -> None:

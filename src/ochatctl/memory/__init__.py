@@ -235,7 +235,7 @@ def read_shape(model_dir: Path) -> Shape:
             num_layers=int(config["num_hidden_layers"]),
             hidden_size=int(config["hidden_size"]),
             num_heads=num_heads,
-            intermediate_size=int(config.get("intermediate_size") or 0),
+            intermediate_size=_inner_size(config),
             is_tied=bool(config.get("tie_word_embeddings", False)),
             num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
             head_size=int(config.get("head_dim") or config["hidden_size"] // num_heads),
@@ -247,7 +247,7 @@ def read_shape(model_dir: Path) -> Shape:
 
 
 def count_weights(shape: Shape) -> Weights:
-    """Count the parameters of a Llama-like model of this shape, where its weights are not at hand, in bfloat16."""
+    """Count the parameters of a Llama-like model of this shape, in bfloat16; of experts, those that a token uses."""
     hidden = shape.hidden_size
     heads = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_size
     layer = hidden * (heads + 3 * shape.intermediate_size + 2)
@@ -318,6 +318,13 @@ def _windows_ram() -> Ram:
         return Ram(total_bytes=None, available_bytes=None)
     total_bytes, available_bytes = struct.unpack_from("=QQ", buffer, 8)
     return Ram(total_bytes=total_bytes, available_bytes=available_bytes)
+
+
+def _inner_size(config: Mapping[str, Any]) -> int:
+    """Give the width of the feed-forward layers that a token passes, all its experts together."""
+    experts = int(config.get("num_experts_per_tok") or 1)
+    inner = config.get("moe_intermediate_size") if experts > 1 else None
+    return experts * int(inner or config.get("intermediate_size") or 0)
 
 
 def _header(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ held by a test that counts tensors; activations and workspace are estimates.
 from dataclasses import dataclass
 from typing import Literal
 
-from ochatctl.memory import Need, Part, Shape, Weights, add_up
+from ochatctl.memory import Need, Part, Shape, Weights, add_up, count_weights
 
 # Names as `nvidia-smi` gives them -> dense bfloat16 peak in TFLOP/s; a longer name stands before a shorter one.
 PEAK_TFLOPS = (
@@ -146,11 +146,20 @@ def _gathered(weights: Weights, shape: Shape, size: int, spread: Spread) -> tupl
 def step_flops(weights: Weights, shape: Shape, *, num_tokens: float, num_squares: float) -> float:
     """Give the FLOPs of training on so many tokens, without what is computed twice.
 
-    6 a parameter and token, and for causal attention 6 x layers x attention width a pair of tokens that meet;
+    6 a parameter that a token uses, and for causal attention 6 x layers x attention width a pair of tokens that meet;
     `num_squares` is the sum of the rows' lengths squared.
     """
-    width = shape.num_heads * shape.head_size
-    return 6.0 * weights.num_params * num_tokens + 6.0 * shape.num_layers * width * num_squares
+    num_used = min(weights.num_params, count_weights(shape).num_params)
+    return 6.0 * num_used * num_tokens + 6.0 * shape.num_layers * _attention_width(shape) * num_squares
+
+
+def cost_per_squared_token(shape: Shape) -> float:
+    """Give what a squared token of a row costs, where a token costs 1: attention's share of the work."""
+    return shape.num_layers * _attention_width(shape) / count_weights(shape).num_params
+
+
+def _attention_width(shape: Shape) -> int:
+    return shape.num_heads * shape.head_size
 
 
 def peak_tflops(name: str) -> float | None:
