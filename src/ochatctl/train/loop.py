@@ -118,17 +118,17 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
                     seconds=now - began,
                 )
             )
-        if wants_stop:
+        is_stopping = wants_stop and planned.step < course.num_steps
+        if is_stopping:
             report.send(Stopping(step=planned.step))
         if planned.ends_epoch and config.saves_after(planned.epoch):
             export.save(planned.epoch, planned.step)
-        may_save = not bad_steps.in_a_row  # the weights may be spoilt, and the last checkpoint is not
-        if (wants_stop and planned.step < course.num_steps) or (may_save and (wants_save or saver.is_planned(planned))):
+        # After a step that was skipped the weights may be spoilt, and the last checkpoint is not.
+        if is_stopping or (not skipped and (wants_save or saver.is_planned(planned))):
             saver.save(planned.progress, seconds=time.perf_counter() - began)
-        if wants_stop and planned.step < course.num_steps:
-            is_saved = saver.last_saved() == planned.step
-            path = step_dir(config.out_dir, planned.step)
-            report.send(Stopped(step=planned.step, path=str(path) if is_saved else ""))
+        if is_stopping:
+            path = step_dir(config.out_dir, planned.step) if saver.last_saved() == planned.step else ""
+            report.send(Stopped(step=planned.step, path=str(path)))
             break
     saver.wait()
     report.close()
