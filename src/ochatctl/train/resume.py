@@ -34,7 +34,7 @@ _HASHING_THREADS = 8
 FREE_KEYS = {
     "out_dir", "num_threads", "save_every_epochs", "save_every_steps", "save_every_seconds", "keep", "grace_seconds",
     "timeout_seconds", "max_bad_steps", "selfcheck", "num_nodes", "node_rank", "rendezvous", "resume_from",
-    "trust_remote_code",
+    "trust_remote_code", "lora_save", "recompute", "base_name",
 }  # fmt: skip
 RANK_KEYS = {"num_ranks", "accumulation_steps", "batch_tokens"}
 

@@ -32,10 +32,10 @@ class Strategy(Protocol):
         """
         ...
 
-    def full_state(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def full_state(self, dtype: torch.dtype, *, only_trained: bool = False) -> dict[str, torch.Tensor]:
         """Gather the whole model in `dtype`, one weight at a time, on CPU, on rank 0; nothing on the others.
 
-        All ranks call it.
+        `only_trained` leaves out what is frozen. All ranks call it.
         """
         ...
 
@@ -52,6 +52,11 @@ class Strategy(Protocol):
     def load_shards(self, folder: Path) -> None:
         """Bring back what `save_shards` wrote, as the first thing that is done with this object."""
         ...
+
+
+def trained_names(model: torch.nn.Module) -> set[str]:
+    """Give the names of the weights that are trained."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 class SaveFault(Exception):

@@ -12,7 +12,7 @@ from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchChe
 from ochatctl.presets import merge
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.ranks import Ranks
-from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr
+from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr, trained_names
 
 _TAG = "zero"
 
@@ -54,11 +54,14 @@ class DeepSpeedStrategy:
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         return math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
 
-    def full_state(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def full_state(self, dtype: torch.dtype, *, only_trained: bool = False) -> dict[str, torch.Tensor]:
         state = {}
         module = self._engine.module
         whole = module.state_dict(keep_vars=True) if self._zero_stage < 3 else dict(module.named_parameters())
+        kept = trained_names(module) if only_trained else whole.keys()
         for name, value in whole.items():
+            if name not in kept:
+                continue
             # One at a time, so that no rank ever holds a second copy of the model.
             with deepspeed.zero.GatheredParameters([value], enabled=self._zero_stage == 3):
                 if self._is_first:
@@ -67,7 +70,7 @@ class DeepSpeedStrategy:
 
     def save_shards(self, folder: Path) -> Callable[[], object]:
         self._files.fault = ""
-        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False, exclude_frozen_parameters=True)
         fault = self._files.fault
 
         def wait() -> None:
@@ -77,7 +80,9 @@ class DeepSpeedStrategy:
         return wait
 
     def load_shards(self, folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
+        # What is frozen is the base's, which is loaded anew, and not in there.
+        is_whole = all(parameter.requires_grad for parameter in self._engine.module.parameters())
+        self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False, load_module_strict=is_whole)
 
 
 class _Files(TorchCheckpointEngine):  # type: ignore[misc]  # deepspeed is untyped

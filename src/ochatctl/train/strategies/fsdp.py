@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.device_mesh import init_device_mesh
@@ -19,10 +19,12 @@ from torch.distributed.tensor import DTensor
 
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.ranks import Ranks
-from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr
+from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr, trained_names
 
 # Below this the model is gathered in one go: two gloo ranks take 30 ms a step for it, with a group a layer more.
 _ONE_GROUP_BYTES = 64 << 20
+# What is frozen is the base's, which is loaded anew.
+_ONLY_TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 _NORM_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
@@ -76,9 +78,12 @@ class FsdpStrategy:
             torch._foreach_mul_(slices, scale)
         return grad_norm
 
-    def full_state(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def full_state(self, dtype: torch.dtype, *, only_trained: bool = False) -> dict[str, torch.Tensor]:
         state = {}
+        kept = trained_names(self.model) if only_trained else None
         for name, value in self.model.state_dict().items():
+            if kept is not None and name not in kept:
+                continue
             whole = value.full_tensor() if isinstance(value, DTensor) else value
             if self._is_first:
                 state[name] = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype)
@@ -108,11 +113,15 @@ class FsdpStrategy:
         state = self._state()
         load(state, storage_reader=FileSystemReader(folder))
         set_state_dict(
-            self.model, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+            self.model,
+            self._optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=_ONLY_TRAINED,
         )
 
     def _state(self) -> dict[str, Any]:
-        model, optimizer = get_state_dict(self.model, self._optimizer)
+        model, optimizer = get_state_dict(self.model, self._optimizer, options=_ONLY_TRAINED)
         return {"model": model, "optimizer": optimizer}
 
 
