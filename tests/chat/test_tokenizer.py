@@ -143,6 +143,31 @@ def test_streamed_text_equals_the_whole_at_every_split(
         assert "".join(stream.push(piece) for piece in pieces) + stream.flush() == tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=texts)
+@settings(max_examples=15, deadline=None)
+def test_the_bytes_of_tokens_joined_are_the_text_and_none_covers_more_than_the_longest(
+    tokenizers: dict[str, Tokenizer], kind: str, text: str
+) -> None:
+    check_spelling(tokenizers[kind], text)
+
+
+def check_spelling(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode_text(text)
+    joined = b"".join(map(tokenizer.token_bytes, ids)).decode()
+    assert joined in (tokenizer.decode(ids), " " + tokenizer.decode(ids))
+    if tokenizer.longest_token_bytes:
+        assert len(text.encode()) <= tokenizer.longest_token_bytes * len(ids)
+
+
+def test_the_longest_token_is_known_where_nothing_is_dropped_before_encoding(tokenizers: dict[str, Tokenizer]) -> None:
+    known = {kind for kind in KINDS if tokenizers[kind].longest_token_bytes}
+    assert known == set(KINDS) - {"unigram"}
+    assert all(1 < tokenizers[kind].longest_token_bytes < 100 for kind in known)
+    for kind in ("bpe", "sentencepiece"):
+        assert len(tokenizers[kind].encode_text("🌍")) > 1  # the law above has met half characters
+
+
 def test_a_stream_never_shows_half_a_character(tokenizers: dict[str, Tokenizer]) -> None:
     for tokenizer in tokenizers.values():
         ids = tokenizer.encode_text("a 🦆 b")
@@ -193,6 +218,13 @@ def test_llama_2_is_read_by_sentencepiece_itself() -> None:
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     for text in ("    return  x", "\t\tx", "a  b   c", "🙂🙂", "<0x41>", "▁x", "\r\n", "<|end_of_turn|>"):
         assert tokenizer.encode_text(text) == model.encode(text)
+
+
+def test_real_vocabularies_spell_their_tokens() -> None:
+    for folder in (data_dir() / "llama2_tokenizer", model_dir()):
+        tokenizer = family_tokenizer(folder, FAMILIES["openchat_v3.2"])
+        check_spelling(tokenizer, "naïve café, 中文 🙂 <s> \n\n    x = 1\t\0")
+        assert 20 < tokenizer.longest_token_bytes < 1_000
 
 
 def test_smollm2_never_leaks_either() -> None:

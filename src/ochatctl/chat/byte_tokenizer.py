@@ -17,6 +17,7 @@ class ByteTokenizer:
         self.bos_token = ""
         self.control_ids = frozenset(self._ids.values())
         self.dummy_prefix = False
+        self.longest_token_bytes = 1
         self.num_tokens = _NUM_BYTES + len(self._controls)
 
     def encode_text(self, text: str) -> list[int]:
@@ -36,3 +37,9 @@ class ByteTokenizer:
             return chr(token_id) if 0x20 <= token_id < 0x7F else f"<0x{token_id:02X}>"
         index = token_id - _NUM_BYTES
         return self._controls[index] if index < len(self._controls) else f"<unused {token_id}>"
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id < _NUM_BYTES:
+            return bytes([token_id])
+        index = token_id - _NUM_BYTES
+        return self._controls[index].encode() if index < len(self._controls) else b""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from ochatctl.chat.conversation import check_text
+from ochatctl.chat.token_bytes import PieceBytes, longest_token_bytes, piece_bytes
 from ochatctl.errors import ConfigError, DataError
 from ochatctl.files import read_optional_table
 
@@ -48,6 +49,8 @@ class Tokenizer(Protocol):
     control_ids: frozenset[int]
     dummy_prefix: bool
     num_tokens: int
+    # No token covers more bytes of a text; 0 where that is not known.
+    longest_token_bytes: int
 
     def encode_text(self, text: str) -> list[int]:
         """Give the ids of a piece of text, never a control id.
@@ -67,6 +70,10 @@ class Tokenizer(Protocol):
 
     def token_text(self, token_id: int) -> str:
         """Give a token as the vocabulary spells it, for display."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Give what a token adds to a text, half a character included; a control token its string."""
         ...
 
 
@@ -100,6 +107,11 @@ class SentencePieceTokenizer:
         self.bos_token = bos if puts_bos else ""
         self.bos_ids: tuple[int, ...] = (self._ids[bos],) if puts_bos else ()
         self._text_of = {index: text for text, (index, _) in self._added.items()}
+        # What is dropped before encoding, or becomes one unknown token, has no bound.
+        is_plain = not (proto.normalizer_spec.precompiled_charsmap or proto.normalizer_spec.remove_extra_whitespaces)
+        self.longest_token_bytes = (
+            max(len(piece_bytes(piece)) for piece in self._ids) if is_plain and proto.trainer_spec.byte_fallback else 0
+        )
         self._short = functools.lru_cache(maxsize=1024)(self._encode)
 
     def encode_text(self, text: str) -> list[int]:
@@ -127,6 +139,11 @@ class SentencePieceTokenizer:
             return self._text_of[token_id]
         return self._pieces[token_id] if 0 <= token_id < len(self._pieces) else f"<unused {token_id}>"
 
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id in self._text_of:
+            return self._text_of[token_id].encode()
+        return piece_bytes(self._pieces[token_id]) if 0 <= token_id < len(self._pieces) else b""
+
     def _encode(self, text: str) -> list[int]:
         check_text(text, "text")
         return _without_control(text, self._encode_part, self.control_ids)
@@ -153,7 +170,11 @@ class FastTokenizer:
             token["special"] = token["id"] in control
         self._content = _plain_instance(Fast.from_str(json.dumps(table)))
         self._content.encode_special_tokens = True
-        self.num_tokens = max(self._template.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        vocabulary = self._template.get_vocab(with_added_tokens=True)
+        self.num_tokens = max(vocabulary.values(), default=-1) + 1
+        self._piece_bytes = PieceBytes(table)
+        self._text_of = {token["id"]: str(token["content"]) for token in added}
+        self.longest_token_bytes = longest_token_bytes(table, vocabulary)
         self.bos_ids = self._leading_ids(settings)
         self.bos_token = "".join(self._template.id_to_token(index) for index in self.bos_ids)
         first = self._content.encode_batch(["a"], add_special_tokens=False)[0].tokens
@@ -173,6 +194,13 @@ class FastTokenizer:
 
     def token_text(self, token_id: int) -> str:
         return str(self._template.id_to_token(token_id) or f"<unused {token_id}>")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id in self._text_of:
+            return self._text_of[token_id].encode()
+        piece = self._template.id_to_token(token_id)
+        spelled = None if piece is None else self._piece_bytes(piece)
+        return self.decode([token_id]).encode() if spelled is None else spelled
 
     def _encode(self, text: str) -> list[int]:
         check_text(text, "text")
