@@ -296,6 +296,15 @@ def test_the_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
     check_free(tmp_path)
 
 
+def test_several_nodes_need_a_place_to_meet(tmp_path: Path) -> None:
+    for place in (None, "localhost"):
+        with pytest.raises(ConfigError, match=r"`--nodes 2` needs `--rdzv HOST:PORT`"):
+            config_of(tmp_path, num_nodes=2, rendezvous=place)
+    assert config_of(tmp_path, num_nodes=2, rendezvous="localhost:1").is_on_one_machine
+    with pytest.raises(ConfigError, match="`num_ranks` is `3`"):
+        config_of(tmp_path, num_nodes=2, num_ranks=3, rendezvous="node0:1")
+
+
 def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert last_whole(tmp_path) == (None, [])
 

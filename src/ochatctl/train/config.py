@@ -132,7 +132,11 @@ class TrainConfig:
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "above 0")
         _require(0 <= self.node_rank < self.num_nodes, "node_rank", self.node_rank, f"below {self.num_nodes} nodes")
-        _require(self.num_nodes == 1 or bool(self.rendezvous), "rendezvous", self.rendezvous, "HOST:PORT of a node")
+        if self.num_nodes > 1 and ":" not in (self.rendezvous or ""):
+            raise ConfigError(
+                f"`--nodes {self.num_nodes}` needs `--rdzv HOST:PORT`, the same on all nodes",
+                hint="a port of the first node (`--node-rank 0`) that the others can reach",
+            )
         _require(self.num_ranks % self.num_nodes == 0, "num_ranks", self.num_ranks, f"a multiple of {self.num_nodes}")
 
     @property
