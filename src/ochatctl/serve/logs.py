@@ -25,7 +25,8 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_WAITING = 10_000
 _ABORTED = 499
 _ENDPOINTS = frozenset({
-    "/", "/health", "/ready", "/version", "/metrics", "/v1/models", "/v1/chat/completions",
+    "/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/v1/models", "/v1/chat/completions",
+    "/v1/completions", "/tokenize", "/detokenize",
 })  # fmt: skip
 
 
@@ -35,6 +36,8 @@ class RequestRecord:
 
     request_id: str
     endpoint: str
+    # The name of the caller's key; empty where none is needed.
+    key: str = ""
     started: float = field(default_factory=time.monotonic)
     status: int = 0
     aborted: bool = False
@@ -146,6 +149,7 @@ class RequestLogging:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "request_id": record.request_id,
             "client": client[0] if client else None,
+            **({"key": record.key} if record.key else {}),
             "method": scope["method"],
             "endpoint": record.endpoint,
             "status": status,

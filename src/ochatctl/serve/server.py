@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
@@ -82,8 +83,9 @@ async def run_app(
     *,
     drain_timeout_seconds: float,
     on_ready: Callable[[], None],
+    on_hangup: Callable[[], None] = lambda: None,
 ) -> None:
-    """Listen until SIGTERM or Ctrl-C, finish what is under way, and return.
+    """Listen until SIGTERM or Ctrl-C, finish what is under way, and return. SIGHUP calls `on_hangup`.
 
     Raises:
         Interrupted: it was Ctrl-C.
@@ -100,7 +102,7 @@ async def run_app(
         backlog=2048,
     )
     server = _Server(config)
-    with server.handling_signals():
+    with server.handling_signals(), _hangup(on_hangup):
         serving = asyncio.create_task(server.serve(sockets=list(sockets)))
         watching = asyncio.create_task(_watch(engine))
         ready = asyncio.create_task(_when_started(server, on_ready))
@@ -148,6 +150,20 @@ class _Server(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
         self.received = number
+
+
+@contextlib.contextmanager
+def _hangup(callback: Callable[[], None]) -> Iterator[None]:
+    """Call back at SIGHUP, on the event loop and so between two steps of it."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, callback)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 async def _watch(engine: Engine) -> None:

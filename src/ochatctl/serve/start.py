@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable
 
 from ochatctl.engine.load import LoadedModel, load_model
-from ochatctl.errors import UsageProblem
+from ochatctl.errors import DataError, UsageProblem
 from ochatctl.extras import has
 from ochatctl.serve.app import create_app
 from ochatctl.serve.config import AppConfig, ServeConfig
+from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.pages import curl_line
 from ochatctl.serve.server import Interrupted, bind, check_port, is_loopback, run_app
 
@@ -27,11 +28,12 @@ def run(config: ServeConfig, note: Note) -> None:
         RunError: the engine died.
         KeyboardInterrupt: Ctrl-C.
     """
-    if not is_loopback(config.host) and not config.api_keys and not config.no_auth:
+    if not is_loopback(config.host) and not config.needs_key and not config.no_auth:
         raise UsageProblem(
             f"`--host {config.host}` lets other machines call, and there is no key",
             hint=f"add `--api-keys sk-YOUR-KEY`, or `--no-auth`: ochatctl serve --host {config.host} --api-keys sk-1",
         )
+    KeyRing(config.api_keys, config.api_keys_file)
     check_port(config.host, config.port)
     model = load_model(config.load, note)
     try:
@@ -52,7 +54,8 @@ async def _serve(config: ServeConfig, model: LoadedModel, note: Note) -> None:
             model.engine,
             sockets,
             drain_timeout_seconds=config.drain_timeout_seconds,
-            on_ready=lambda: _say(config, model, app_config, note),
+            on_ready=lambda: _say(config, model, app_config, len(app.state.keys), note),
+            on_hangup=lambda: _reload(app.state.keys, note),
         )
     finally:
         await model.engine.close()
@@ -66,24 +69,34 @@ def _app_config(config: ServeConfig, model: LoadedModel, port: int) -> AppConfig
         stop_token_ids=model.stop_token_ids,
         trained_conditions=model.trained_conditions,
         api_keys=config.api_keys,
+        api_keys_file=config.api_keys_file,
         stream_period=config.stream_period,
         cors=config.cors,
         log=config.log,
     )
 
 
-def _say(config: ServeConfig, model: LoadedModel, app: AppConfig, note: Note) -> None:
+def _say(config: ServeConfig, model: LoadedModel, app: AppConfig, num_keys: int, note: Note) -> None:
     family, context = model.family, model.engine.context_tokens
     condition = f" (condition `{family.template.inference_condition}`)" if family.template.inference_condition else ""
     note(f"model: `{app.model_names[0]}`, family `{family.name}`{condition}, {context} tokens of context")
-    if app.api_keys:
-        note(f"keys: {len(app.api_keys)}; a request without one gets 401")
+    if app.needs_key:
+        note(f"keys: {num_keys}; a request without one gets 401")
     else:
         note("keys: none; everybody who reaches this port may call")
     note(f"ready: {app.base_url}")
-    note(f"try:   {curl_line(app.base_url, app.model_names[0], needs_key=bool(app.api_keys))}")
-    key = " --api-key KEY" if app.api_keys else ""
+    note(f"try:   {curl_line(app.base_url, app.model_names[0], needs_key=app.needs_key)}")
+    key = " --api-key KEY" if app.needs_key else ""
     note(f"or:    ochatctl chat --base-url {app.base_url}{key}")
+
+
+def _reload(keys: KeyRing, note: Note) -> None:
+    try:
+        keys.reload()
+    except DataError as error:
+        note(f"keys: as before, for {error.message}")
+    else:
+        note(f"keys: {len(keys)}, read again")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
