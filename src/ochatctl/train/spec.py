@@ -37,6 +37,11 @@ class RopeScaling:
     kind: Literal["linear", "dynamic", "yarn"]
     factor: float | None = None
 
+    @property
+    def text(self) -> str:
+        """What `read_rope_scaling` reads."""
+        return self.kind if self.factor is None else f"{self.kind}:{self.factor:g}"
+
 
 def read_lora(text: str) -> LoraSpec:
     """Read `r=16,alpha=32`, to which `dropout=0.05` and `targets=q_proj+v_proj` may be added.

@@ -7,11 +7,8 @@ from ochatctl.train.request import TrainRequest, flat
 
 # Key -> the values that do stand.
 _BUILT: dict[str, tuple[Any, ...]] = {
-    "ac": ("none", "full"),
     "compile": (False,),
-    "lora": (None,),
     "quantize": ("none",),
-    "rope_scaling": (None,),
     "optim.optimizer": ("adamw",),
 }
 
