@@ -12,9 +12,11 @@ from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.data.packing import pack
 from ochatctl.errors import ConfigError
 from ochatctl.train.config import OptimConfig, TrainConfig
-from ochatctl.train.loop import train_step
+from ochatctl.train.loader import MicroBatch
+from ochatctl.train.loss import as_inputs
 from ochatctl.train.model import load_model
 from ochatctl.train.settings import read_request
+from ochatctl.train.step import train_step
 
 
 class Recorder:
@@ -33,7 +35,8 @@ class Recorder:
 
 class FourRanks:
     device = torch.device("cpu")
-    num_ranks = 4
+    sum_dtype = torch.float64
+    rank, num_ranks = 0, 4
 
     def sums(self, values: torch.Tensor) -> list[float]:
         return [float(value) for value in values]
@@ -43,7 +46,7 @@ def test_the_original_leaves_out_the_number_of_ranks(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
     dataset = open_dataset(split_path(write_data(tmp_path / "chats", base, num_rows=2), "train"))
     rows = [dataset.row(index) for index in range(2)]
-    batch = pack(rows, step_loss_weight=float(sum(row.loss_weights.sum() for row in rows)))
+    weight = float(sum(row.loss_weights.sum() for row in rows))
     config = TrainConfig(
         model_dir=base, data_path=dataset.path, out_dir=tmp_path, family=None, strategy="fsdp", device="cpu",
         dtype="float32", num_ranks=4, num_epochs=1, batch_tokens=64, optim=OptimConfig(lr=1e-3),
@@ -51,7 +54,9 @@ def test_the_original_leaves_out_the_number_of_ranks(tmp_path: Path) -> None:
     recorder: Any = Recorder(load_model(config))
     ranks: Any = FourRanks()
     for compat in (False, True):
-        train_step(recorder, iter([(batch, True)]), ranks, 1e-3, compat=compat)
+        inputs = as_inputs(pack(rows, step_loss_weight=weight), compat=compat)
+        batch = MicroBatch(inputs=inputs, step_loss_weight=weight, is_last=True)
+        train_step(recorder, [batch], ranks, 1e-3, compat=compat)
     ours, theirs = recorder.given
     assert ours / theirs == pytest.approx(4, rel=0.01)
     assert ours != 4 * theirs, "its loss weights are rounded to bfloat16"

@@ -165,9 +165,8 @@ class TrainConfig:
             return False
         if self.eval_every_steps is not None:
             return step % self.eval_every_steps == 0 or step == num_steps
-        if self.eval_every_epochs is None or not ends_epoch:
-            return False
-        return (epoch + 1) % self.eval_every_epochs == 0 or epoch + 1 == self.num_epochs
+        every = self.eval_every_epochs or self.num_epochs
+        return ends_epoch and ((epoch + 1) % every == 0 or epoch + 1 == self.num_epochs)
 
     def saves_after(self, epoch: int) -> bool:
         """Whether a checkpoint follows this epoch, counted from 0; the last one is always saved."""

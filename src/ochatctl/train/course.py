@@ -95,6 +95,10 @@ class Course:
                     progress=Progress(step=step, epoch=leg.epoch, segments=(*leg.before, own), plan_digest=leg.digest),
                 )
 
+    def begins_after(self, epoch: int) -> bool:
+        """Whether no step of this epoch, counted from 0, is left."""
+        return not self.legs or self.legs[0].epoch > epoch or self.legs[0].is_done
+
     def costliest(self, lengths: npt.NDArray[np.integer], cost_per_squared_token: float) -> tuple[int, ...]:
         """Give the rows of the bin that takes the most work, and therefore the most memory."""
 

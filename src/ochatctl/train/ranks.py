@@ -28,6 +28,11 @@ class Ranks:
         """Whether this is global rank 0, which alone writes."""
         return self.rank == 0
 
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        """What sums over a step are taken in."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
     def sum(self, value: torch.Tensor) -> float:
         """Give the sum of a scalar over all ranks."""
         total = value.detach().clone()

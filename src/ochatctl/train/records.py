@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # Set by the parent, which then holds the other end of a rank's standard input for as long as it lives.
@@ -37,8 +37,11 @@ class Started:
 class Stepped:
     """An optimizer step; these are the lines of `metrics.jsonl`.
 
-    Units: `loss` is the weighted mean over all ranks; `grad_norm` is before clipping; `seconds` since the first step
-    began; `tokens` is of this step, over all ranks.
+    Units: `loss` is the weighted mean over all ranks, `class_losses` the same by condition, of the conditions that the
+    step holds; `accuracy` is the ratio of supervised tokens that were the model's first guess; `grad_norm` is before
+    clipping; `tokens` is of this step, over all ranks, and `tokens_per_second` of the last steps together; `seconds`
+    since the first step began. `mfu` is None where a GPU's peak is not known; `memory_bytes` is the most that a rank
+    has held so far; `stall_seconds` is how long a rank has waited for batches in this step, of `step_seconds`.
     """
 
     step: int
@@ -50,6 +53,32 @@ class Stepped:
     grad_norm: float
     tokens: int
     tokens_per_second: float
+    seconds: float
+    accuracy: float | None = None
+    class_losses: dict[str, float] = field(default_factory=dict)
+    mfu: float | None = None
+    memory_bytes: int = 0
+    eta_seconds: float = 0.0
+    step_seconds: float = 0.0
+    stall_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """The held-out rows' loss after a step; a line of `metrics.jsonl` as well.
+
+    Units: as in `Stepped`; `eval_loss` is None where it is not finite; `tokens` are the supervised ones; `seconds` is
+    what it took.
+    """
+
+    step: int
+    epoch: int
+    num_epochs: int
+    eval_loss: float | None
+    eval_accuracy: float
+    class_losses: dict[str, float]
+    class_accuracies: dict[str, float]
+    tokens: int
     seconds: float
 
 
@@ -136,6 +165,7 @@ Record = (
     | Started
     | Resumed
     | Stepped
+    | Evaluated
     | Skipped
     | Saved
     | ResumeSaved
