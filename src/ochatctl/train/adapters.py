@@ -45,8 +45,12 @@ def add_adapters(model: Any, spec: LoraSpec, *, base_name: str, train_embeddings
             hint="name linear layers as `targets=q_proj+v_proj`, or leave it out for all of them",
         ) from error
     # Set after the adapters: peft's own wrapper for whole modules would hide the output layer from the loss.
-    for name, table in tables.items():
-        config.modules_to_save = [*(config.modules_to_save or []), name.rpartition(".")[2]]
+    if tables:
+        config.modules_to_save = [name.rpartition(".")[2] for name in tables]
+    if model.config.get_text_config().tie_word_embeddings and tables:
+        # One table under two names; peft ties them again.
+        config.modules_to_save, config.ensure_weight_tying = config.modules_to_save[:1], True
+    for table in tables.values():
         for parameter in table.parameters():
             # In the precision that the optimizer wants; a frozen base may be in half.
             parameter.data = parameter.data.float()
@@ -64,11 +68,12 @@ def write_adapter(folder: Path, model: Any, state: Mapping[str, torch.Tensor], d
         _PREFIX + name.replace(f".{_NAME}.", "."): value if _is_adapter(name) else value.to(dtype)
         for name, value in state.items()
     }
-    for name in _tables(model) if not all(map(_is_adapter, state)) else ():
-        # Tied to the other one, and only that has a name among the parameters; peft wants both.
-        out.setdefault(f"{_PREFIX}{name}.weight", next(v.clone() for k, v in out.items() if not _is_adapter(k)))
-    save_file({name: value.contiguous() for name, value in out.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
     config = model.peft_config[_NAME]
+    if config.modules_to_save and model.config.get_text_config().tie_word_embeddings:
+        # peft wants the one table under both names.
+        table = next(value for name, value in state.items() if not _is_adapter(name)).to(dtype)
+        out |= {f"{_PREFIX}{name}.weight": table.clone() for name in _tables(model)}
+    save_file({name: value.contiguous() for name, value in out.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
     was_training, config.inference_mode = config.inference_mode, True
     config.save_pretrained(str(folder))
     config.inference_mode = was_training
