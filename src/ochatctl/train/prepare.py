@@ -40,7 +40,9 @@ from ochatctl.train.estimate import (
     read_model,
     spread_of,
 )
+from ochatctl.train.eval_every import plan_eval
 from ochatctl.train.launch_lines import launcher_argv
+from ochatctl.train.loggers import read_loggers, require_loggers
 from ochatctl.train.node_lines import node_lines, slurm_script
 from ochatctl.train.place import choose_strategy, place
 from ochatctl.train.request import Source, TrainRequest, sources_of
@@ -111,6 +113,8 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         check_out(request, out)
     num_ranks *= request.nodes
     save_every = read_save_every(request.save_every)
+    loggers = read_loggers(request.logger)
+    require_loggers(loggers)
     data_path = find_train_file(data, model=model)
     dataset = open_dataset(data_path)
     # A plan needs no weights, which may be a hundred gigabytes; where the model is a folder, they are counted.
@@ -125,6 +129,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         scaling=scaling,
     )
     check_adapters(request, model_dir, family, notes)
+    evaluation = plan_eval(request, data_path, model_dir, notes)
     size = read_model(model_dir)
     zero_stage = (3 if request.offload == "all" else 2) if request.zero is None else request.zero
     spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks)
@@ -162,6 +167,10 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         save_every_epochs=save_every.epochs,
         save_every_steps=save_every.steps,
         save_every_seconds=save_every.seconds,
+        eval_path=evaluation.path,
+        eval_every_steps=evaluation.every_steps,
+        eval_every_epochs=evaluation.every_epochs,
+        loggers=loggers,
         keep=request.keep,
         grace_seconds=request.grace,
         timeout_seconds=request.timeout,
