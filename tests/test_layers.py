@@ -28,6 +28,7 @@ HOMES = {
     "prometheus_client": ["serve/metrics.py"],
     "torch": ["train/", "vocab/", "base_model.py", "engine/hf"],
     "transformers": ["chat/tokenizer.py", "chat/families.py", "train/", "vocab/", "base_model.py", "engine/hf"],
+    "peft": ["train/", "engine/hf"],
     "bs4": ["data/markdown.py"],
     "markdownify": ["data/markdown.py"],
     "huggingface_hub": ["hub.py", "hub_upload.py"],

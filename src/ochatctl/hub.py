@@ -11,7 +11,10 @@ from typing import Any
 
 from ochatctl.errors import ConfigError, RemoteError
 from ochatctl.extras import has
+from ochatctl.files import read_json
 
+# peft's; it names the base.
+ADAPTER_FILE = "adapter_config.json"
 _EPOCH = re.compile(r"ep_\d+")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _HUB_FILE = re.compile(_HUB_ID.pattern + r":(?P<file>.+)")
@@ -67,6 +70,34 @@ def chat_model(name: str) -> Path:
     if (folder / "config.json").is_file() or not epochs:
         return folder
     return max(epochs, key=lambda path: int(path.name.removeprefix("ep_")))
+
+
+def adapter_base(folder: Path) -> str | None:
+    """Give the name of the base that a folder of adapters goes with; None for a folder of anything else."""
+    path = folder / ADAPTER_FILE
+    if not path.is_file():
+        return None
+    table = read_json(path)
+    return str((table.get("base_model_name_or_path") if isinstance(table, dict) else None) or "")
+
+
+def adapter_base_dir(folder: Path, *, base: str | None = None) -> Path:
+    """Give the folder of that base, or of the one that is named instead.
+
+    Raises:
+        ConfigError: the folder holds no adapters, or names a base that is not here.
+        RemoteError: the hub cannot be reached, or refuses.
+    """
+    named = adapter_base(folder)
+    if named is None:
+        raise ConfigError(f"`{folder}` holds no adapters: it has no `{ADAPTER_FILE}`")
+    try:
+        return local_model(base or named).absolute()
+    except ConfigError as error:
+        raise ConfigError(
+            f"`{folder}` holds adapters for `{base or named}`, which is neither a folder here nor a hub id",
+            hint=f"ochatctl merge {folder} --base DIR --out {folder}-merged",
+        ) from error
 
 
 def local_data(name: str) -> Path:

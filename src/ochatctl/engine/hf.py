@@ -22,6 +22,8 @@ from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_reques
 from ochatctl.engine.hf_batch import Batch, Row
 from ochatctl.engine.hf_sampler import Sampler, draw
 from ochatctl.errors import ConfigError, EnvironmentProblem, OchatError, RunError
+from ochatctl.extras import require
+from ochatctl.hub import adapter_base, adapter_base_dir
 from ochatctl.memory import num_cpus, ram
 
 _CHUNK_TOKENS: Final = {"cpu": 64}
@@ -95,7 +97,7 @@ class HfEngine:
         if dtype not in _DTYPES:
             raise ConfigError(f"`dtype` is `{dtype}`, not one of {', '.join(f'`{name}`' for name in _DTYPES)}")
         self.context_tokens = context_tokens or 0
-        self.unsupported: frozenset[str] = frozenset()
+        self.unsupported: frozenset[str] = frozenset({"json_schema"})
         self._model_dir = model_dir
         self._tokenizer = tokenizer
         self._dtype = dtype
@@ -179,7 +181,7 @@ class HfEngine:
         self._end_all(reason)
 
     def _load(self) -> Any:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -188,9 +190,20 @@ class HfEngine:
             # every small product waits (19 tokens/s became 1.3 on two busy CPUs).
             torch.set_num_threads(max(1, num_cpus() - 1))
         dtype = "float32" if self._dtype == "auto" and self._device.type == "cpu" else self._dtype
+        has_adapters = adapter_base(self._model_dir) is not None
+        weights_dir = adapter_base_dir(self._model_dir) if has_adapters else self._model_dir
+        # What was trained may take a longer context than its base: its own config says it.
+        own_config = self._model_dir if (self._model_dir / "config.json").is_file() else weights_dir
         model = AutoModelForCausalLM.from_pretrained(
-            self._model_dir, dtype=dtype, local_files_only=True, trust_remote_code=self._trust_remote_code
+            weights_dir,
+            config=AutoConfig.from_pretrained(own_config, trust_remote_code=self._trust_remote_code),
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=self._trust_remote_code,
         )
+        if has_adapters:
+            peft = require("peft", extra="train")
+            model = peft.PeftModel.from_pretrained(model, self._model_dir).merge_and_unload()
         config = model.config.get_text_config()
         odd = set(getattr(config, "layer_types", None) or ()) - _PLAIN_ATTENTION
         if odd or getattr(model, "_is_stateful", False):

@@ -7,13 +7,13 @@ from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import Family, get_family, load_family, read_card
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.base import Engine
-from ochatctl.engine.choose import choose_engine, open_engine
+from ochatctl.engine.choose import Choice, choose_engine, open_engine
 from ochatctl.engine.client import LocalClient, Note
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.engine.prompt import stop_token_ids
 from ochatctl.errors import ConfigError, EnvironmentProblem, UsageProblem
 from ochatctl.extras import has
-from ochatctl.hub import chat_model
+from ochatctl.hub import adapter_base, chat_model
 from ochatctl.memory import gpus
 
 _ECHO_FAMILY = "openchat_v3.2"
@@ -79,6 +79,8 @@ def load_model(config: LoadConfig, note: Note) -> LoadedModel:
     folder = chat_model(config.model)
     if folder.name.startswith("ep_") and not config.model.rstrip("/").endswith(folder.name):
         note(f"model: the last epoch of this training run, `{folder.name}`")
+    if choice.kind == "vllm" and adapter_base(folder) is not None:
+        choice = _for_adapters(config, folder, note)
     family, tokenizer = load_family(folder, config.family, trust_remote_code=config.trust_remote_code)
     card = read_card(folder)
     engine = open_engine(
@@ -132,6 +134,15 @@ def _check_vllm_flags(config: LoadConfig, kind: str, *, by_ray: bool) -> None:
     if config.engine == "auto":
         raise EnvironmentProblem(message, hint="pip install 'ochatctl[vllm]'")
     raise ConfigError(message, hint=f"leave `{flag}` out, or add `--engine vllm`")
+
+
+def _for_adapters(config: LoadConfig, folder: Path, note: Note) -> Choice:
+    """Give the embedded engine, which takes adapters as they are, where nobody asked for vLLM."""
+    merge = f"ochatctl merge {folder} --out {folder}-merged"
+    if config.engine != "auto":
+        raise ConfigError(f"`{folder}` holds adapters, and vLLM is to be given a whole model", hint=merge)
+    note(f"engine: hf: `{folder.name}` holds adapters; after `{merge}` vLLM can serve it")
+    return choose_engine("hf")
 
 
 def _echo(config: LoadConfig) -> LoadedModel:

@@ -9,12 +9,12 @@ from ochatctl.data.dataset import PackedDataset
 from ochatctl.errors import ConfigError, MissingExtra, UsageProblem
 from ochatctl.extras import has
 from ochatctl.files import read_json
+from ochatctl.hub import adapter_base
 from ochatctl.train.config import RUN_FILE
 from ochatctl.train.request import TrainRequest
 from ochatctl.train.rope import chosen_scaling, extended_context
 from ochatctl.train.spec import RopeScaling, read_rope_scaling
 
-ADAPTER_FILE = "adapter_config.json"
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
@@ -61,7 +61,7 @@ def check_model(
     """Check what would otherwise fail on the ranks, or worse, not fail."""
     if not (model_dir / "config.json").is_file() or (needs_weights and not weight_bytes(model_dir)):
         raise ConfigError(f"`{model_dir}` holds no model", hint="a model folder has `config.json` and `*.safetensors`")
-    if (model_dir / ADAPTER_FILE).is_file():
+    if adapter_base(model_dir) is not None:
         raise ConfigError(
             f"`{model_dir}` holds adapters, not a whole model", hint=f"ochatctl merge {model_dir} --out DIR"
         )
