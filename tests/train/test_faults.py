@@ -115,7 +115,7 @@ def alive(pid: int) -> bool:
 def test_signals_save_and_the_same_command_goes_on_to_the_last_digit(tmp_path: Path) -> None:
     """With dropout, so that the random state of each rank counts."""
     runs = Runs(tmp_path, model_type="phi3", resid_pdrop=0.2, embd_pdrop=0.1)
-    flags = ("--epochs", "25", "--save-every", "25", "--seed", "3")
+    flags = ("--epochs", "80", "--save-every", "80", "--seed", "3")
     whole = tmp_path / "whole"
     assert runs.run(*flags, out=whole).returncode == 0
     num_steps = len(runs.steps(whole))
@@ -141,7 +141,7 @@ def test_signals_save_and_the_same_command_goes_on_to_the_last_digit(tmp_path: P
     done = runs.run(*flags)
     assert done.returncode == 0, done.stderr
     assert runs.steps() == runs.steps(whole)
-    assert (runs.out / "ep_25/model.safetensors").read_bytes() == (whole / "ep_25/model.safetensors").read_bytes()
+    assert (runs.out / "ep_80/model.safetensors").read_bytes() == (whole / "ep_80/model.safetensors").read_bytes()
 
     before = (runs.out / "metrics.jsonl").read_bytes()
     again = runs.run(*flags)
