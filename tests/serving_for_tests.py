@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ochatctl.chat.families import Family, get_family
 from ochatctl.engine.base import Engine
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.serve.app import create_app
-from ochatctl.serve.config import AppConfig
+from ochatctl.serve.config import AppConfig, LimitConfig
 from ochatctl.serve.server import bind
 
 
@@ -37,7 +38,9 @@ def serving(family_name: str = "openchat_v3.2", engine: Any = None, **settings: 
     family = get_family(family_name)
     tokenizer = byte_tokenizer(family)
     chosen: Engine = engine or EchoEngine(tokenizer)
-    config = AppConfig(model_names=settings.pop("model_names", ("echo", *family.names)), **settings)
+    names = {field.name for field in dataclasses.fields(LimitConfig)} & set(settings)
+    limits = LimitConfig(**{name: settings.pop(name) for name in names})
+    config = AppConfig(limits=limits, model_names=settings.pop("model_names", ("echo", *family.names)), **settings)
     app = create_app(chosen, family, tokenizer, config)
     (listener,) = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]

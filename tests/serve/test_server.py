@@ -34,7 +34,7 @@ def test_the_death_of_the_engine_ends_the_server_with_an_error_and_each_stream_w
     async def serve() -> None:
         await engine.start()
         app = create_app(engine, FAMILY, tokenizer, config)
-        await run_app(app, engine, [listener], drain_timeout_seconds=5, on_ready=client.start)
+        await run_app(app, [listener], limits=config.limits, on_ready=client.start)
 
     with pytest.raises(RunError):
         asyncio.run(serve())

@@ -5,13 +5,12 @@ that whatever is wrong by then is told with a true status.
 """
 
 import asyncio
-import secrets
 import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,31 +31,25 @@ from ochatctl.serve import metrics as metrics_module
 from ochatctl.serve import sse
 from ochatctl.serve.auth import KeyAuth
 from ochatctl.serve.choices import draw
+from ochatctl.serve.completions import CompletionForm
 from ochatctl.serve.config import AppConfig
 from ochatctl.serve.errors import as_request_error, error_response
+from ochatctl.serve.forms import AskT, ChatForm, Form, Gathered
+from ochatctl.serve.gate import Gate, Gatekeeper
+from ochatctl.serve.keep_alive import KeepAlive
 from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.limits import ClientGone, read_json_body
-from ochatctl.serve.logprobs import LogprobWriter
-from ochatctl.serve.logs import RequestLog, RequestLogging, RequestRecord, record_of
+from ochatctl.serve.logprobs import TokenSpeller
+from ochatctl.serve.logs import RequestLog, RequestLogging, RequestRecord, record_of, write_refused
 from ochatctl.serve.metrics import Metrics
 from ochatctl.serve.pages import front_page
 from ochatctl.serve.prompt import Prepared, Preparer
-from ochatctl.serve.protocol import (
-    AnswerMessage,
-    ChatCompletion,
-    ChatCompletionRequest,
-    Choice,
-    Logprobs,
-    ModelCard,
-    ModelList,
-    RequestError,
-    Usage,
-    decode_chat_request,
-    encode,
-)
-from ochatctl.serve.sse import StreamHead
+from ochatctl.serve.protocol import ModelCard, ModelList, RequestError, Status, Usage, Version, encode
+from ochatctl.serve.queue import QueuedEngine
+from ochatctl.serve.quota import Quota
+from ochatctl.serve.root_path import RootPath
+from ochatctl.serve.tokenize import Tokenizing
 
-FINGERPRINT = f"ochatctl-{__version__}"
 _STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -72,12 +65,14 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
     metrics = Metrics()
     keys = KeyRing(config.api_keys, config.api_keys_file)
     log = RequestLog(config.log)
-    chat = ChatCompletions(
-        engine=engine,
-        preparer=Preparer(engine=engine, family=family, tokenizer=tokenizer, config=config),
-        to_logprobs=LogprobWriter(tokenizer, config.stop_token_ids),
-        config=config,
-    )
+    gate = Gate()
+    engine = queued = QueuedEngine(engine, config.limits)
+    metrics.watch(queued, log)
+    preparer = Preparer(engine=engine, family=family, tokenizer=tokenizer, config=config)
+    spell = TokenSpeller(tokenizer, config.stop_token_ids)
+    chats = Answering(engine=engine, form=ChatForm(preparer=preparer, spell=spell), config=config)
+    completions = Answering(engine=engine, form=CompletionForm(preparer=preparer, spell=spell), config=config)
+    tokenizing = Tokenizing(preparer=preparer, config=config)
     info = Information(engine=engine, family=family, metrics=metrics, config=config)
 
     @asynccontextmanager
@@ -85,7 +80,8 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
         yield
         await asyncio.to_thread(log.close)
 
-    middleware = [Middleware(RequestLogging, log=log, metrics=metrics)]
+    middleware = [Middleware(RootPath, prefix=config.root_path)] if config.root_path else []
+    middleware.append(Middleware(RequestLogging, log=log, metrics=metrics))
     if config.cors.origins:
         cors = config.cors
         middleware.append(
@@ -97,7 +93,12 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
                 allow_credentials=cors.credentials,
             )
         )
-    middleware.append(Middleware(KeyAuth, keys=keys))
+    middleware += [
+        Middleware(Gatekeeper, gate=gate),
+        Middleware(KeyAuth, keys=keys),
+        Middleware(Quota, limits=config.limits),
+        Middleware(KeepAlive, seconds=config.limits.keep_alive_seconds),
+    ]
     app = Starlette(
         routes=[
             Route("/", info.front),
@@ -107,15 +108,39 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
             Route("/metrics", info.metrics_text),
             Route("/v1/models", info.models),
             Route("/v1/models/{name:path}", info.model),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/chat/completions", chats, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/tokenize", tokenizing.tokenize, methods=["POST"]),
+            Route("/detokenize", tokenizing.detokenize, methods=["POST"]),
         ],
         middleware=middleware,
-        exception_handlers={RequestError: _render, HTTPException: _render, OchatError: _render, Exception: _render},
+        exception_handlers={
+            ClientGone: _gone,
+            RequestError: _render,
+            HTTPException: _render,
+            OchatError: _render,
+            Exception: _render,
+        },  # fmt: skip
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.keys = keys
+    app.state.outside = Outside(engine=queued, keys=keys, gate=gate, log=log, metrics=metrics)
     return app
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outside:
+    """What the process that runs the application has to do with; `app.state.outside`."""
+
+    engine: QueuedEngine
+    keys: KeyRing
+    gate: Gate
+    log: RequestLog
+    metrics: Metrics
+
+    def refused(self, client: str, error: RequestError) -> None:
+        """Log and count what was refused before it became a request."""
+        write_refused(self.log, self.metrics, client, error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +167,7 @@ class Information:
         return self._alive("ready")
 
     async def version(self, request: Request) -> Response:
-        return _json({"version": __version__, "engine": self.engine.name, "family": self.family.name})
+        return _json(Version(version=__version__, engine=self.engine.name, family=self.family.name))
 
     async def metrics_text(self, request: Request) -> Response:
         return Response(self.metrics.render(), headers={"Content-Type": metrics_module.CONTENT_TYPE})
@@ -158,7 +183,7 @@ class Information:
 
     def _alive(self, status: str) -> Response:
         self.engine.check_alive()
-        return _json({"status": status})
+        return _json(Status(status=status))
 
     def _card(self, name: str) -> ModelCard:
         return ModelCard(
@@ -170,12 +195,11 @@ class Information:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChatCompletions:
-    """`/v1/chat/completions`, as a bare ASGI application."""
+class Answering(Generic[AskT]):
+    """An endpoint that draws answers, as a bare ASGI application."""
 
     engine: Engine
-    preparer: Preparer
-    to_logprobs: LogprobWriter
+    form: Form[AskT]
     config: AppConfig
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -187,18 +211,18 @@ class ChatCompletions:
                 max_bytes=self.config.max_body_bytes,
                 timeout_seconds=self.config.body_timeout_seconds,
             )
-            finished = await _until_disconnect(receive, self._answer(decode_chat_request(body), record, scope, send))
+            finished = await _until_disconnect(receive, self._answer(self.form.decode(body), record, scope, send))
         except ClientGone:
             finished = False
         record.aborted = not finished
 
-    async def _answer(self, request: ChatCompletionRequest, record: RequestRecord, scope: Scope, send: Send) -> None:
+    async def _answer(self, request: AskT, record: RequestRecord, scope: Scope, send: Send) -> None:
         record.stream = bool(request.stream)
         self.engine.check_alive()
-        prepared = await self.preparer.prepare(request)
-        record.num_prompt_tokens = len(prepared.prompt_ids)
+        prepared = await self.form.prepare(request)
+        record.num_prompt_tokens = prepared.num_prompt_tokens
         record.warning = prepared.warning
-        drawing = draw(self.engine, prepared.prompt_ids, prepared.specs)
+        drawing = draw(self.engine, prepared.draws)
         async with aclosing(drawing) as drawn, aclosing(_noted(drawn, record)) as deltas:
             if request.stream:
                 await self._stream(request, prepared, deltas, record, send)
@@ -207,39 +231,23 @@ class ChatCompletions:
 
     async def _whole(
         self,
-        request: ChatCompletionRequest,
+        request: AskT,
         prepared: Prepared,
         deltas: AsyncIterator[tuple[int, Delta]],
         record: RequestRecord,
         send: Send,
     ) -> None:
-        choices = [
-            Choice(
-                index=index,
-                message=AnswerMessage(content=""),
-                finish_reason=None,
-                logprobs=Logprobs(content=[]) if request.logprobs else None,
-            )
-            for index in range(len(prepared.specs))
-        ]
-        texts: list[list[str]] = [[] for _ in choices]
+        choices = [Gathered() for _ in prepared.draws]
+        keeps_deltas = self.form.wants_logprobs(request)
         async for index, delta in deltas:
             choice = choices[index]
-            texts[index].append(delta.text)
+            choice.texts.append(delta.text)
             choice.finish_reason = delta.finish_reason
-            if choice.logprobs is not None:
-                choice.logprobs.content += self.to_logprobs(delta).content
-        for choice, text in zip(choices, texts, strict=True):
-            choice.message.content = "".join(text)
+            if keeps_deltas:
+                choice.deltas.append(delta)
         num_prompt, num_answer = record.num_prompt_tokens, record.num_answer_tokens
-        answer = ChatCompletion(
-            id=_new_id(),
-            created=int(time.time()),
-            model=request.model,
-            choices=choices,
-            usage=Usage(prompt_tokens=num_prompt, completion_tokens=num_answer, total_tokens=num_prompt + num_answer),
-            system_fingerprint=FINGERPRINT,
-        )
+        usage = Usage(prompt_tokens=num_prompt, completion_tokens=num_answer, total_tokens=num_prompt + num_answer)
+        answer = self.form.whole(request, prepared, choices, usage)
         content = encode(answer)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers + _warning(prepared)})
@@ -247,22 +255,14 @@ class ChatCompletions:
 
     async def _stream(
         self,
-        request: ChatCompletionRequest,
+        request: AskT,
         prepared: Prepared,
         deltas: AsyncIterator[tuple[int, Delta]],
         record: RequestRecord,
         send: Send,
     ) -> None:
-        head = StreamHead(
-            id=_new_id(),
-            created=int(time.time()),
-            model=request.model,
-            fingerprint=FINGERPRINT,
-            num_choices=len(prepared.specs),
-            num_prompt_tokens=len(prepared.prompt_ids),
-            include_usage=request.stream_options is not None and request.stream_options.include_usage,
-        )
-        async with aclosing(sse.events(deltas, head, self.to_logprobs if request.logprobs else None)) as events:
+        head, chunks = self.form.chunks(request, prepared)
+        async with aclosing(sse.events(deltas, head, chunks)) as events:
             event = await anext(events)
             await send({
                 "type": "http.response.start", "status": 200, "headers": [*_STREAM_HEADERS, *_warning(prepared)],
@@ -330,6 +330,12 @@ async def _render(request: Request, error: Exception) -> Response:
     return response
 
 
+async def _gone(request: Request, error: Exception) -> Response:
+    """Note that there is nobody to answer."""
+    record_of(request.scope).aborted = True
+    return Response()
+
+
 def _warning(prepared: Prepared) -> list[tuple[bytes, bytes]]:
     if not prepared.warning:
         return []
@@ -338,7 +344,3 @@ def _warning(prepared: Prepared) -> list[tuple[bytes, bytes]]:
 
 def _json(value: object) -> Response:
     return Response(encode(value), media_type="application/json")
-
-
-def _new_id() -> str:
-    return "chatcmpl-" + secrets.token_hex(12)

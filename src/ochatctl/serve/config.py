@@ -28,6 +28,42 @@ class CorsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TlsConfig:
+    """A certificate with its chain, and its private key, as PEM files; without them plain HTTP."""
+
+    certfile: Path | None = None
+    keyfile: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LimitConfig:
+    """How much is taken, and for how long anybody is waited for. Of those a minute and a key, 0 is no limit."""
+
+    max_body_bytes: int = 4_000_000
+    max_header_bytes: int = 65_536
+    max_headers: int = 100
+    max_connections: int = 8192
+    # Answers that the engine is given at once, and those that wait; each of a request's `n` counts.
+    max_running: int = 2048
+    max_queue: int = 2048
+    # A key's.
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    max_concurrent: int = 0
+    header_timeout_seconds: float = 10.0
+    body_timeout_seconds: float = 30.0
+    queue_timeout_seconds: float = 120.0
+    first_token_timeout_seconds: float = 900.0
+    answer_timeout_seconds: float = 3600.0
+    # A client that reads nothing for so long is cut off.
+    write_timeout_seconds: float = 60.0
+    # An engine that draws nothing for so long, though asked, is stuck.
+    stall_timeout_seconds: float = 600.0
+    keep_alive_seconds: float = 15.0
+    drain_timeout_seconds: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AppConfig:
     """What the application needs beside an engine, a family and a tokenizer."""
 
@@ -35,6 +71,8 @@ class AppConfig:
     model_names: tuple[str, ...]
     # Where a client on this machine finds it.
     base_url: str = "http://localhost:18888/v1"
+    # What a proxy puts before every path.
+    root_path: str = ""
     # Empty: the family's end-of-turn token alone.
     stop_token_ids: tuple[int, ...] = ()
     # Empty: not known.
@@ -43,10 +81,19 @@ class AppConfig:
     api_keys_file: Path | None = None
     default_temperature: float = 0.7
     stream_period: int = 1
-    max_body_bytes: int = 4_000_000
-    body_timeout_seconds: float = 30.0
+    limits: LimitConfig = field(default_factory=LimitConfig)
     cors: CorsConfig = field(default_factory=CorsConfig)
     log: LogConfig = field(default_factory=lambda: LogConfig(quiet=True))
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body that is read."""
+        return self.limits.max_body_bytes
+
+    @property
+    def body_timeout_seconds(self) -> float:
+        """How long a body may take."""
+        return self.limits.body_timeout_seconds
 
     @property
     def needs_key(self) -> bool:
@@ -64,10 +111,14 @@ class ServeConfig:
     api_keys: tuple[str, ...] = ()
     api_keys_file: Path | None = None
     no_auth: bool = False
+    root_path: str = ""
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    # Proxies whose word on the client's address is taken: addresses, networks, or `*`.
+    forwarded_allow_ips: str = "127.0.0.1,::1"
     # Before the names that the model has anyhow.
     served_model_names: tuple[str, ...] = ()
     stream_period: int = 1
-    drain_timeout_seconds: float = 30.0
+    limits: LimitConfig = field(default_factory=LimitConfig)
     cors: CorsConfig = field(default_factory=CorsConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

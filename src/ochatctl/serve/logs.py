@@ -146,7 +146,7 @@ class RequestLogging:
         )
         client = scope.get("client")
         table = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "time": _now(),
             "request_id": record.request_id,
             "client": client[0] if client else None,
             **({"key": record.key} if record.key else {}),
@@ -169,6 +169,16 @@ class RequestLogging:
         if record.warning:
             table["warning"] = record.warning
         self._log.write(table)
+
+
+def write_refused(log: RequestLog, metrics: Metrics, client: str, error: RequestError) -> None:
+    """Log and count what was refused before it became a request."""
+    metrics.refuse(error.status)
+    log.write({"time": _now(), "client": client, "endpoint": "other", "status": error.status, "error": error.code})
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 class _PrivateRotatingFile(logging.handlers.RotatingFileHandler):

@@ -3,10 +3,20 @@
 Labels take only values from fixed sets: nothing that a client sends makes a new series.
 """
 
+from typing import Protocol
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ochatctl.serve.queue import QueuedEngine
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Lossy(Protocol):
+    """What may lose lines: the request log."""
+
+    num_lost: int
 
 
 class Metrics:
@@ -29,6 +39,19 @@ class Metrics:
         self._first_token = Histogram(
             "ochatctl_first_token_seconds", "Time to the first token.", buckets=_SECONDS, registry=self._registry
         )
+
+    def watch(self, queued: QueuedEngine, log: Lossy) -> None:
+        """Show how many answers run and wait, and how many lines of the request log are lost."""
+        for name, text, read in (
+            ("ochatctl_answers_running", "Answers that the engine is at.", lambda: queued.num_running),
+            ("ochatctl_answers_waiting", "Answers that wait for a slot.", lambda: queued.num_waiting),
+            ("ochatctl_log_lines_lost", "Request log lines that found no room.", lambda: log.num_lost),
+        ):
+            Gauge(name, text, registry=self._registry).set_function(read)
+
+    def refuse(self, status: int) -> None:
+        """Count what was refused before it became a request."""
+        self._requests.labels("other", str(status)).inc()
 
     def begin(self) -> None:
         """Count a request that has come in."""

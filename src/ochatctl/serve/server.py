@@ -11,13 +11,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from ochatctl.engine.base import Engine
 from ochatctl.errors import EnvironmentProblem, RunError
+from ochatctl.serve.app import Outside
+from ochatctl.serve.config import LimitConfig, TlsConfig
+from ochatctl.serve.connection import connection_class
+from ochatctl.serve.protocol import RequestError
 
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 _WATCH_SECONDS = 0.25
+_LOOK_SECONDS = 0.05
+# For answers that are over to be sent, once the time to drain is.
+_LAST_SECONDS = 1
 _PORTS_TRIED = 100
 
 
@@ -77,37 +84,48 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 
 async def run_app(
-    app: ASGIApp,
-    engine: Engine,
+    app: Starlette,
     sockets: Sequence[socket.socket],
     *,
-    drain_timeout_seconds: float,
+    limits: LimitConfig,
     on_ready: Callable[[], None],
     on_hangup: Callable[[], None] = lambda: None,
+    tls: TlsConfig | None = None,
+    forwarded_allow_ips: str = "127.0.0.1",
 ) -> None:
     """Listen until SIGTERM or Ctrl-C, finish what is under way, and return. SIGHUP calls `on_hangup`.
+
+    While it finishes, the port stays open: `/ready` and whatever is new get 503, `/health` 200.
 
     Raises:
         Interrupted: it was Ctrl-C.
         RunError: the engine died.
     """
+    outside: Outside = app.state.outside
     config = uvicorn.Config(
         app,
+        http=connection_class(limits, outside.refused),
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="on",
         ws="none",
-        timeout_graceful_shutdown=max(1, round(drain_timeout_seconds)),
         backlog=2048,
+        forwarded_allow_ips=forwarded_allow_ips,
+        ssl_certfile=tls.certfile if tls else None,
+        ssl_keyfile=tls.keyfile if tls else None,
     )
     server = _Server(config)
     with server.handling_signals(), _hangup(on_hangup):
         serving = asyncio.create_task(server.serve(sockets=list(sockets)))
-        watching = asyncio.create_task(_watch(engine))
+        watching = asyncio.create_task(_watch(outside.engine))
+        draining = asyncio.create_task(_drain(server, outside, limits.drain_timeout_seconds))
         ready = asyncio.create_task(_when_started(server, on_ready))
         try:
-            await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({serving, watching, draining}, return_when=asyncio.FIRST_COMPLETED)
+            outside.gate.shut()
+            # What is left has had its time, or an error that it is to be told.
+            config.timeout_graceful_shutdown = _LAST_SECONDS
             server.should_exit = True
             await serving
             if server.force_exit:
@@ -116,14 +134,26 @@ async def run_app(
                     task.cancel()
                 await server.lifespan.shutdown()
         finally:
-            ready.cancel()
-            watching.cancel()
-            deaths = await asyncio.gather(watching, ready, return_exceptions=True)
+            for task in (ready, watching, draining):
+                task.cancel()
+            deaths = await asyncio.gather(watching, ready, draining, return_exceptions=True)
     for death in deaths:
         if isinstance(death, RunError):
             raise death
     if server.received == signal.SIGINT:
         raise Interrupted
+
+
+async def _drain(server: "_Server", outside: Outside, timeout_seconds: float) -> None:
+    """Wait for a signal, then for the requests that are inside."""
+    while server.received is None:
+        await asyncio.sleep(_LOOK_SECONDS)
+    outside.gate.shut()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_seconds):
+            while outside.gate.num_inside and not server.force_exit:
+                await asyncio.sleep(_LOOK_SECONDS)
+    outside.engine.end_all(RequestError(503, "the server is shutting down", code="shutting_down"))
 
 
 class _Server(uvicorn.Server):
@@ -146,9 +176,8 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        if self.should_exit:
+        if self.received is not None:
             self.force_exit = True
-        self.should_exit = True
         self.received = number
 
 

@@ -51,11 +51,12 @@ async def _serve(config: ServeConfig, model: LoadedModel, note: Note) -> None:
         app = create_app(model.engine, model.family, model.tokenizer, app_config)
         await run_app(
             app,
-            model.engine,
             sockets,
-            drain_timeout_seconds=config.drain_timeout_seconds,
-            on_ready=lambda: _say(config, model, app_config, len(app.state.keys), note),
-            on_hangup=lambda: _reload(app.state.keys, note),
+            limits=config.limits,
+            tls=config.tls,
+            forwarded_allow_ips=config.forwarded_allow_ips,
+            on_ready=lambda: _say(config, model, app_config, len(app.state.outside.keys), note),
+            on_hangup=lambda: _reload(app.state.outside.keys, note),
         )
     finally:
         await model.engine.close()
@@ -65,12 +66,14 @@ def _app_config(config: ServeConfig, model: LoadedModel, port: int) -> AppConfig
     host = "localhost" if config.host in ("0.0.0.0", "::", "") else config.host
     return AppConfig(
         model_names=tuple(dict.fromkeys((*config.served_model_names, *model.names))),
-        base_url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
+        base_url=f"http{'s' if config.tls.certfile else ''}://{f'[{host}]' if ':' in host else host}:{port}/v1",
+        root_path=config.root_path,
         stop_token_ids=model.stop_token_ids,
         trained_conditions=model.trained_conditions,
         api_keys=config.api_keys,
         api_keys_file=config.api_keys_file,
         stream_period=config.stream_period,
+        limits=config.limits,
         cors=config.cors,
         log=config.log,
     )

@@ -1,0 +1,20 @@
+"""Where a proxy serves this application under a prefix: one path for who may call, the log and the routes alike."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class RootPath:
+    """Takes a prefix off the path, whether the proxy has left it on or not.
+
+    It comes before everything else: whoever asks whether a path is public must see the one that is routed.
+    """
+
+    def __init__(self, app: ASGIApp, *, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix.rstrip("/")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (scope["path"] + "/").startswith(self._prefix + "/"):
+            path = scope["path"][len(self._prefix) :] or "/"
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+        await self._app(scope, receive, send)
