@@ -19,8 +19,9 @@ from ochatctl.cli.options import (
     typed_flags,
 )
 from ochatctl.cli.output import Output, examples
-from ochatctl.cli.train_output import describe_end, end_as, progress
+from ochatctl.cli.train_output import describe_end, end_as
 from ochatctl.cli.train_plan import describe_dry_run, describe_plan
+from ochatctl.cli.train_progress import progress
 
 _NOT_OF_A_RUN = {"preset", "sets", "dry_run", "gpu_memory", "quiet", "json"}
 

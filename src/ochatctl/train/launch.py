@@ -54,7 +54,8 @@ class TrainResult:
 
     `stopped_at` is the step after which it was told to stop, `resume_path` what it goes on from, `signal` what told it.
     `failed_saves` are sentences; `missing_models` should be there, and are not. Figures are of the whole run, over all
-    its interruptions.
+    its interruptions; `eval_loss` is the last one, `stall_ratio` the share of all steps' time that went into waiting for
+    batches.
     """
 
     out_dir: Path
@@ -64,6 +65,8 @@ class TrainResult:
     last_loss: float
     seconds: float
     tokens_per_second: float
+    eval_loss: float | None = None
+    stall_ratio: float = 0.0
     stopped_at: int | None = None
     resume_path: Path | None = None
     signal: str | None = None
@@ -160,7 +163,9 @@ def _follow(plan: RunPlan, log: IO[str], on_record: Callable[[Record], None]) ->
 
 def _result(config: TrainConfig, **more: Any) -> TrainResult:
     """Sum up `metrics.jsonl`, which holds all steps, those before an interruption too."""
-    steps = [table for _, table in read_jsonl(config.out_dir / METRICS_FILE) if "loss" in table]
+    lines = [table for _, table in read_jsonl(config.out_dir / METRICS_FILE)]
+    steps = [table for table in lines if "loss" in table]
+    eval_losses = [table["eval_loss"] for table in lines if "eval_loss" in table]
     if not steps:
         raise RunError("no step was taken", hint=f"read {config.out_dir / LOG_FILE}")
     seconds = float(steps[-1]["seconds"])
@@ -176,6 +181,10 @@ def _result(config: TrainConfig, **more: Any) -> TrainResult:
         "last_loss": float(steps[-1]["loss"]),
         "seconds": seconds,
         "tokens_per_second": sum(step["tokens"] for step in steps) / seconds,
+        "eval_loss": eval_losses[-1] if eval_losses else None,
+        # An earlier version that began the run did not measure these.
+        "stall_ratio": sum(step.get("stall_seconds", 0.0) for step in steps)
+        / (sum(step.get("step_seconds", 0.0) for step in steps) or 1.0),
     }
     return TrainResult(**(table | more))
 
