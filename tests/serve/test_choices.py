@@ -13,16 +13,16 @@ from ochatctl.engine.echo import EchoEngine
 from ochatctl.serve.choices import draw
 
 TOKENIZER = byte_tokenizer(get_family("openchat_v3.2"))
-SPECS = (SamplingSpec(max_tokens=2_000),) * 3
+DRAWS = (([1], SamplingSpec(max_tokens=2_000)),) * 3
 
 
 def test_every_choice_comes_whole_even_to_a_slow_reader_and_the_answers_wait_for_it() -> None:
     engine = EchoEngine(TOKENIZER, reply=lambda prompt_ids: list(b"x" * 200))
-    texts = [""] * len(SPECS)
+    texts = [""] * len(DRAWS)
 
     async def read() -> int:
         await engine.start()
-        async with aclosing(draw(engine, [1], SPECS)) as deltas:
+        async with aclosing(draw(engine, DRAWS)) as deltas:
             index, delta = await anext(deltas)
             texts[index] += delta.text
             await asyncio.sleep(0.05)  # each answer takes far less, were nothing in its way
@@ -32,8 +32,8 @@ def test_every_choice_comes_whole_even_to_a_slow_reader_and_the_answers_wait_for
         await engine.close()
         return waiting
 
-    assert asyncio.run(read()) == len(SPECS)
-    assert texts == ["x" * 200] * len(SPECS)
+    assert asyncio.run(read()) == len(DRAWS)
+    assert texts == ["x" * 200] * len(DRAWS)
 
 
 def test_a_fault_of_one_choice_ends_all_and_is_raised() -> None:
@@ -50,11 +50,11 @@ def test_a_fault_of_one_choice_ends_all_and_is_raised() -> None:
 
     async def read() -> None:
         await engine.start()
-        async with asyncio.timeout(5), aclosing(draw(engine, [1], SPECS)) as deltas:
+        async with asyncio.timeout(5), aclosing(draw(engine, DRAWS)) as deltas:
             async for _ in deltas:
                 pass
 
     with pytest.raises(ZeroDivisionError):
         asyncio.run(read())
     assert engine.num_running == 0
-    assert asked == len(SPECS)
+    assert asked == len(DRAWS)

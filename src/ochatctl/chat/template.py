@@ -186,7 +186,7 @@ class ChatTemplate:
         return f"{{{{- {_quote(before)} ~ ({spaced}) -}}}}"
 
 
-def encode_document(text: str, tokenizer: Tokenizer) -> Encoded:
+def encode_document(text: str, tokenizer: Tokenizer, *, bos: bool = True) -> Encoded:
     """Give the token ids of a plain text, every one supervised but the first, which nothing predicts.
 
     No end-of-turn token follows: it ends turns, a text has none, and a base model's own document separator is not
@@ -197,8 +197,9 @@ def encode_document(text: str, tokenizer: Tokenizer) -> Encoded:
     Raises:
         DataError: a character that cannot be encoded.
     """
-    token_ids = [*tokenizer.bos_ids, *tokenizer.encode_text(text)]
-    num_context = min(max(1, len(tokenizer.bos_ids)), len(token_ids))
+    leading = tokenizer.bos_ids if bos else ()
+    token_ids = [*leading, *tokenizer.encode_text(text)]
+    num_context = min(max(1, len(leading)), len(token_ids))
     return Encoded(token_ids=token_ids, loss_weights=[0.0] * num_context + [1.0] * (len(token_ids) - num_context))
 
 

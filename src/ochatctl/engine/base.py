@@ -33,6 +33,8 @@ class SamplingSpec:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    # The JSON schema, as JSON, that the answer meets; empty: any text.
+    json_schema: str = ""
     # None: no log-probabilities; else how many alternatives beside the chosen token.
     num_logprobs: int | None = None
     # Tokens that one delta may gather; 1 streams each as it comes.

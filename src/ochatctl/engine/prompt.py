@@ -3,6 +3,7 @@
 Server, `chat` and benchmarks all come through here, so that they cannot disagree about where an answer ends.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from ochatctl.errors import DataError
 from ochatctl.files import read_optional_table
 
 # How much of a continued message the detokenizer sees: enough for any leading space and any split character.
-_CONTEXT_TOKENS = 16
+CONTEXT_TOKENS = 16
+_SHORTEN = "shorten the conversation, or start a new one"
 
 
 class PromptTooLong(DataError):
@@ -50,17 +52,17 @@ def fit_prompt(
         PromptTooLong: no room for one token.
         DataError: text or a condition that cannot be encoded.
     """
+    check_size(
+        (conversation.system, *(message.content for message in conversation.messages)),
+        tokenizer=tokenizer,
+        context_tokens=context_tokens,
+    )
     token_ids = family.template.encode(conversation, tokenizer, inference=True).token_ids
-    room = context_tokens - len(token_ids)
-    if room < 1:
-        raise PromptTooLong(
-            f"the prompt has {len(token_ids)} tokens, and the context holds {context_tokens}, the answer included",
-            hint="shorten the conversation, or start a new one",
-        )
+    room = room_tokens(token_ids, context_tokens)
     last = conversation.messages[-1]
     context: tuple[int, ...] = ()
     if last.role == "assistant" and last.content:
-        num_tokens = min(len(tokenizer.encode_text(last.content)), _CONTEXT_TOKENS)
+        num_tokens = min(len(tokenizer.encode_text(last.content)), CONTEXT_TOKENS)
         context = tuple(token_ids[-num_tokens:])
     warning = ""
     if conversation.condition and trained_conditions and conversation.condition not in trained_conditions:
@@ -71,6 +73,36 @@ def fit_prompt(
         context_ids=context,
         warning=warning,
     )
+
+
+def check_size(texts: Iterable[str], *, tokenizer: Tokenizer, context_tokens: int) -> None:
+    """Refuse, unencoded, texts that fill the context even if every token were the longest: encoding them takes seconds.
+
+    Raises:
+        PromptTooLong: names the bytes.
+    """
+    most = context_tokens * tokenizer.longest_token_bytes
+    num_bytes = sum(len(text) if text.isascii() else len(text.encode("utf-8", "replace")) for text in texts)
+    if most and num_bytes > most:
+        raise PromptTooLong(
+            f"the prompt has {num_bytes} bytes, and the context of {context_tokens} tokens holds {most} at the most",
+            hint=_SHORTEN,
+        )
+
+
+def room_tokens(token_ids: Sequence[int], context_tokens: int) -> int:
+    """Give the tokens that are left for an answer.
+
+    Raises:
+        PromptTooLong: there are none.
+    """
+    room = context_tokens - len(token_ids)
+    if room < 1:
+        raise PromptTooLong(
+            f"the prompt has {len(token_ids)} tokens, and the context holds {context_tokens}, the answer included",
+            hint=_SHORTEN,
+        )
+    return room
 
 
 def stop_token_ids(family: Family, tokenizer: Tokenizer, model_dir: Path | None = None) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ class VllmEngine:
         extra_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.context_tokens = context_tokens or 0
-        self.unsupported: frozenset[str] = frozenset()
+        self.unsupported: frozenset[str] = frozenset({"json_schema"})
         self._model_dir = model_dir
         self._tokenizer = tokenizer
         self._args: dict[str, Any] = {

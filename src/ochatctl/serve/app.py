@@ -120,7 +120,7 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
             HTTPException: _render,
             OchatError: _render,
             Exception: _render,
-        },  # fmt: skip
+        },
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

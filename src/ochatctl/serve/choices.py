@@ -1,4 +1,4 @@
-"""Several answers to one prompt, drawn at once. in: specs, out: (choice, Delta) as they come."""
+"""Several answers, drawn at once. in: a prompt and a spec each, out: (choice, Delta) as they come."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -11,14 +11,14 @@ _MAX_WAITING = 64
 
 
 async def draw(
-    engine: Engine, prompt_ids: Sequence[int], specs: Sequence[SamplingSpec]
+    engine: Engine, draws: Sequence[tuple[Sequence[int], SamplingSpec]]
 ) -> AsyncGenerator[tuple[int, Delta], None]:
     """Give the deltas of all choices.
 
     Guarantees: closing it aborts every choice; a fault of one ends all, and is raised.
     """
-    if len(specs) == 1:
-        async with aclosing(engine.generate(prompt_ids, specs[0])) as deltas:
+    if len(draws) == 1:
+        async with aclosing(engine.generate(*draws[0])) as deltas:
             async for delta in deltas:
                 yield 0, delta
         return
@@ -26,13 +26,13 @@ async def draw(
     # Bounds the deltas in the queue, and not the ends: a task that is done cannot wait for room.
     room = asyncio.Semaphore(_MAX_WAITING)
 
-    async def pump(index: int, spec: SamplingSpec) -> None:
+    async def pump(index: int, prompt_ids: Sequence[int], spec: SamplingSpec) -> None:
         async with aclosing(engine.generate(prompt_ids, spec)) as deltas:
             async for delta in deltas:
                 await room.acquire()
                 queue.put_nowait((index, delta))
 
-    tasks = [asyncio.create_task(pump(index, spec)) for index, spec in enumerate(specs)]
+    tasks = [asyncio.create_task(pump(index, *each)) for index, each in enumerate(draws)]
     for task in tasks:
         task.add_done_callback(queue.put_nowait)
     try:

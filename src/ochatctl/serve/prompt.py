@@ -1,84 +1,164 @@
-"""A request -> the prompt and how answers are drawn, or the fault that the client is told.
+"""A request -> the prompts and how answers are drawn, or the fault that the client is told.
 
-in: ChatCompletionRequest, out: Prepared
+in: a request's wire type, out: Prepared
 """
 
 import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import Family
+from ochatctl.chat.template import encode_document
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.base import Engine, SamplingSpec
-from ochatctl.engine.prompt import Prompt, PromptTooLong, fit_prompt
+from ochatctl.engine.prompt import CONTEXT_TOKENS, Prompt, PromptTooLong, check_size, fit_prompt, room_tokens
 from ochatctl.errors import DataError
 from ochatctl.serve.config import AppConfig
-from ochatctl.serve.protocol import MAX_STOP_CHARS, MAX_STOPS, ChatCompletionRequest, RequestError, RequestMessage
+from ochatctl.serve.protocol import (
+    MAX_PROMPTS,
+    MAX_SCHEMA_CHARS,
+    MAX_STOP_CHARS,
+    MAX_STOPS,
+    Ask,
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    RequestError,
+    RequestMessage,
+    ResponseFormat,
+    TokenizeRequest,
+    encode,
+)
 
 # A text this short is encoded at once; a longer one in a thread, where the tokenizer lets go of the interpreter.
 _INLINE_CHARS = 2_000
+# What OpenAI draws where a completion does not say.
+_COMPLETION_TOKENS = 16
 _SEED_STEP = 0x9E3779B97F4A7C15
 _SYSTEM_ROLES = ("system", "developer")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """One prompt, and one spec a choice."""
+    """What answers are drawn from: a prompt and a spec a choice, choices of one prompt side by side."""
 
-    conversation: Conversation
-    prompt_ids: list[int]
-    specs: tuple[SamplingSpec, ...]
+    draws: tuple[tuple[list[int], SamplingSpec], ...]
+    # The prompts, each counted once.
+    num_prompt_tokens: int
+    # What stands before each choice's text, where the client asked for its prompt back; else empty.
+    echoes: tuple[str, ...] = ()
     # What is not wrong and yet worth knowing; holds nothing that the client sent.
     warning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparer:
-    """Turns requests into prompts for one model."""
+    """Turns requests into prompts for one model. Every method raises RequestError, naming the parameter."""
 
     engine: Engine
     family: Family
     tokenizer: Tokenizer
     config: AppConfig
 
-    async def prepare(self, request: ChatCompletionRequest) -> Prepared:
-        """Give the prompt and the specs of a request.
-
-        Raises:
-            RequestError: naming the parameter.
-        """
-        if request.model not in self.config.model_names:
-            raise RequestError(
-                404,
-                f"the model `{_shown(request.model)}` does not exist; this server has `{self.config.model_names[0]}`",
-                param="model",
-                code="model_not_found",
-            )
-        conversation = self._conversation(request)
-        options = self._options(request)
+    async def chat(self, request: ChatCompletionRequest) -> Prepared:
+        """Give what a chat request is answered from."""
+        self.check_model(request.model)
+        conversation = self._conversation(request.messages, request.condition or "")
+        if request.top_logprobs and not request.logprobs:
+            raise _invalid("top_logprobs", "only with `logprobs`")
+        options = self._options(request, (request.top_logprobs or 0) if request.logprobs else None)
         max_tokens = request.max_completion_tokens or request.max_tokens
-        size = len(conversation.system) + sum(len(message.content) for message in conversation.messages)
-        if size <= _INLINE_CHARS:
-            prompt = self._prompt(conversation, max_tokens)
-        else:
-            prompt = await asyncio.to_thread(self._prompt, conversation, max_tokens)
-        spec = SamplingSpec(
-            max_tokens=prompt.max_tokens,
-            stop_token_ids=self.config.stop_token_ids,
-            stream_period=self.config.stream_period if request.stream else prompt.max_tokens,
-            context_ids=prompt.context_ids,
-            **options,
-        )
+        prompt = await _in_thread_if_long(_num_chars(conversation), self._prompt, conversation, max_tokens)
+        spec = self._spec(request, options, prompt.max_tokens, prompt.context_ids)
         return Prepared(
-            conversation=conversation,
-            prompt_ids=prompt.token_ids,
-            specs=_choices(spec, request.n or 1),
+            draws=tuple((prompt.token_ids, each) for each in _choices(spec, request.n or 1)),
+            num_prompt_tokens=len(prompt.token_ids),
             warning=prompt.warning,
         )
 
+    async def completion(self, request: CompletionRequest) -> Prepared:
+        """Give what a completion is answered from: prompts as they stand, in no template."""
+        self.check_model(request.model)
+        prompts = _prompts(request.prompt)
+        if len(prompts) * (request.n or 1) > MAX_PROMPTS:
+            raise _invalid("prompt", f"prompts times `n` is more than {MAX_PROMPTS}")
+        if request.echo and request.logprobs is not None:
+            raise RequestError(
+                400,
+                "`echo` with `logprobs`: the log-probabilities of a prompt are not supported by this server",
+                param="echo",
+                code="unsupported_parameter",
+            )
+        options = self._options(request, request.logprobs)
+        size = sum(len(prompt) for prompt in prompts)
+        encoded = await _in_thread_if_long(size, self._encode_prompts, prompts, request.add_special_tokens)
+        draws: list[tuple[list[int], SamplingSpec]] = []
+        for token_ids in encoded:
+            room = self.engine.context_tokens - len(token_ids)
+            # A completion goes on in the middle of a text, so its first token keeps its leading space.
+            context = tuple(token_ids[-CONTEXT_TOKENS:])
+            spec = self._spec(request, options, min(request.max_tokens or _COMPLETION_TOKENS, room), context)
+            draws += [(token_ids, each) for each in _choices(spec, request.n or 1)]
+        echoes = [prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt) for prompt in prompts]
+        return Prepared(
+            draws=tuple(draws),
+            num_prompt_tokens=sum(map(len, encoded)),
+            echoes=tuple(text for text in echoes for _ in range(request.n or 1)) if request.echo else (),
+        )
+
+    async def tokenize(self, request: TokenizeRequest) -> list[int]:
+        """Give the ids of a text or of a conversation; they need leave no room for an answer."""
+        if request.model is not None:
+            self.check_model(request.model)
+        if (request.prompt is None) == (request.messages is None):
+            raise RequestError(
+                400, "either `prompt` or `messages` must be given", param="prompt", code="missing_required_parameter"
+            )
+        if request.messages is None:
+            if request.condition:
+                raise _invalid("condition", "only with `messages`")
+            text = request.prompt or ""
+            return await _in_thread_if_long(len(text), self._encode_text, text, request.add_special_tokens, "prompt")
+        conversation = self._conversation(request.messages, request.condition or "")
+        return await _in_thread_if_long(_num_chars(conversation), self._encode_conversation, conversation)
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """Give the text of ids."""
+        if request.model is not None:
+            self.check_model(request.model)
+        self._check_ids(request.tokens, "tokens")
+        return await _in_thread_if_long(len(request.tokens), self._decode, request.tokens, request.skip_special_tokens)
+
+    def check_model(self, model: str) -> None:
+        """Refuse a model that this server does not have."""
+        if model not in self.config.model_names:
+            raise RequestError(
+                404,
+                f"the model `{_shown(model)}` does not exist; this server has `{self.config.model_names[0]}`",
+                param="model",
+                code="model_not_found",
+            )
+
+    def _spec(
+        self, request: Ask, options: dict[str, Any], max_tokens: int, context_ids: tuple[int, ...]
+    ) -> SamplingSpec:
+        return SamplingSpec(
+            max_tokens=max_tokens,
+            stop_token_ids=self.config.stop_token_ids,
+            stream_period=self.config.stream_period if request.stream else max_tokens,
+            context_ids=context_ids,
+            **options,
+        )
+
     def _prompt(self, conversation: Conversation, max_tokens: int | None) -> Prompt:
-        try:
+        with _told_of("messages"):
             return fit_prompt(
                 conversation,
                 family=self.family,
@@ -87,15 +167,50 @@ class Preparer:
                 max_tokens=max_tokens,
                 trained_conditions=self.config.trained_conditions,
             )
-        except PromptTooLong as error:
-            raise RequestError(400, error.message, param="messages", code="context_length_exceeded") from error
-        except DataError as error:
-            raise RequestError(400, error.message, param="messages", code="invalid_value") from error
 
-    def _conversation(self, request: ChatCompletionRequest) -> Conversation:
+    def _encode_prompts(self, prompts: list[str] | list[list[int]], add_special_tokens: bool) -> list[list[int]]:
+        out: list[list[int]] = []
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                out.append(self._encode_text(prompt, add_special_tokens, "prompt"))
+            else:
+                self._check_ids(prompt, "prompt")
+                out.append(prompt)
+            if not out[-1]:
+                raise _invalid("prompt", "it is empty, and this model puts nothing before a text")
+            with _told_of("prompt"):
+                room_tokens(out[-1], self.engine.context_tokens)
+        return out
+
+    def _encode_text(self, text: str, add_special_tokens: bool, param: str) -> list[int]:
+        with _told_of(param):
+            check_size((text,), tokenizer=self.tokenizer, context_tokens=self.engine.context_tokens)
+            return encode_document(text, self.tokenizer, bos=add_special_tokens).token_ids
+
+    def _encode_conversation(self, conversation: Conversation) -> list[int]:
+        with _told_of("messages"):
+            texts = (conversation.system, *(message.content for message in conversation.messages))
+            check_size(texts, tokenizer=self.tokenizer, context_tokens=self.engine.context_tokens)
+            return self.family.template.encode(conversation, self.tokenizer, inference=True).token_ids
+
+    def _decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
+        if skip_special_tokens:
+            return self.tokenizer.decode(token_ids)
+        parts: list[str] = []
+        for is_control, group in itertools.groupby(token_ids, self.tokenizer.control_ids.__contains__):
+            run = list(group)
+            parts += map(self.tokenizer.token_text, run) if is_control else [self.tokenizer.decode(run)]
+        return "".join(parts)
+
+    def _check_ids(self, token_ids: list[int], param: str) -> None:
+        outside = next((index for index in token_ids if index >= self.tokenizer.num_tokens), None)
+        if outside is not None:
+            raise _invalid(param, f"`{outside}` is not a token id of this model")
+
+    def _conversation(self, asked: list[RequestMessage], condition: str) -> Conversation:
         system = ""
         messages: list[Message] = []
-        for index, message in enumerate(request.messages):
+        for index, message in enumerate(asked):
             where = f"messages[{index}]"
             text = _text(message, where)
             if message.role in _SYSTEM_ROLES:
@@ -117,7 +232,7 @@ class Preparer:
                 )
         if not messages:
             raise _invalid("messages", "there is no user or assistant message")
-        return Conversation(messages=tuple(messages), system=system, condition=self._condition(request.condition or ""))
+        return Conversation(messages=tuple(messages), system=system, condition=self._condition(condition))
 
     def _condition(self, condition: str) -> str:
         template = self.family.template
@@ -130,19 +245,10 @@ class Preparer:
             raise _invalid("condition", f"`{_shown(condition)}` is not one of {allowed}") from error
         return condition
 
-    def _options(self, request: ChatCompletionRequest) -> dict[str, Any]:
+    def _options(self, request: Ask, num_logprobs: int | None) -> dict[str, Any]:
         """Give the fields of the spec that the request sets."""
         if request.stream_options is not None and not request.stream:
             raise _invalid("stream_options", "only with `stream`")
-        if request.top_logprobs and not request.logprobs:
-            raise _invalid("top_logprobs", "only with `logprobs`")
-        if request.response_format is not None and request.response_format.type != "text":
-            raise RequestError(
-                400,
-                f"the form `{_shown(request.response_format.type)}` is not supported by this server",
-                param="response_format",
-                code="unsupported_value",
-            )
         asked: dict[str, tuple[str, Any]] = {
             "temperature": ("temperature", request.temperature),
             "top_p": ("top_p", request.top_p),
@@ -154,7 +260,8 @@ class Preparer:
             "logit_bias": ("logit_bias", self._logit_bias(request) or None),
             "seed": ("seed", request.seed),
             "stop": ("stop", _stops(request.stop) or None),
-            "num_logprobs": ("logprobs", (request.top_logprobs or 0) if request.logprobs else None),
+            "json_schema": ("response_format", _json_schema(request.response_format) or None),
+            "num_logprobs": ("logprobs", num_logprobs),
         }
         options = {field: value for field, (_, value) in asked.items() if value is not None}
         neutral = SamplingSpec(max_tokens=1)
@@ -169,7 +276,7 @@ class Preparer:
                 )
         return {"temperature": self.config.default_temperature} | options
 
-    def _logit_bias(self, request: ChatCompletionRequest) -> dict[int, float]:
+    def _logit_bias(self, request: Ask) -> dict[int, float]:
         out: dict[int, float] = {}
         for key, bias in (request.logit_bias or {}).items():
             token_id = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
@@ -179,11 +286,73 @@ class Preparer:
         return out
 
 
-def _text(message: RequestMessage, where: str) -> str:
-    if message.tool_calls:
+@contextlib.contextmanager
+def _told_of(param: str) -> Iterator[None]:
+    """Say what the trunk refuses as a fault of this parameter."""
+    try:
+        yield
+    except PromptTooLong as error:
+        raise RequestError(400, error.message, param=param, code="context_length_exceeded") from error
+    except DataError as error:
+        raise RequestError(400, error.message, param=param, code="invalid_value") from error
+
+
+async def _in_thread_if_long(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    if size <= _INLINE_CHARS:
+        return work(*args, **kwargs)
+    return await asyncio.to_thread(work, *args, **kwargs)
+
+
+def _num_chars(conversation: Conversation) -> int:
+    return len(conversation.system) + sum(len(message.content) for message in conversation.messages)
+
+
+def _prompts(asked: str | list[str | int | list[int]]) -> list[str] | list[list[int]]:
+    """Give the prompts one by one; a list of ids is one prompt."""
+    if isinstance(asked, str):
+        return [asked]
+    if not asked:
+        raise _invalid("prompt", "there is none")
+    texts = [prompt for prompt in asked if isinstance(prompt, str)]
+    token_ids = [token_id for token_id in asked if isinstance(token_id, int)]
+    several = [prompt for prompt in asked if isinstance(prompt, list)]
+    if len(asked) not in (len(texts), len(token_ids), len(several)):
+        raise _invalid("prompt", "texts, token ids and lists of token ids cannot be mixed")
+    return texts or several or [token_ids]
+
+
+def _json_schema(form: ResponseFormat | None) -> str:
+    """Give the schema that the answer must meet, as JSON; empty for any text."""
+    if form is None or form.type == "text":
+        return ""
+    if form.type == "json_object":
+        return '{"type": "object"}'
+    if form.type != "json_schema":
         raise RequestError(
-            400, "tools are not supported by this server", param=f"{where}.tool_calls", code="unsupported_value"
+            400,
+            f"`{_shown(form.type)}` is not one of `text`, `json_object` and `json_schema`",
+            param="response_format.type",
+            code="unsupported_value",
         )
+    if form.json_schema is None:
+        raise RequestError(
+            400,
+            "`response_format.json_schema` is missing",
+            param="response_format.json_schema",
+            code="missing_required_parameter",
+        )
+    schema = encode(form.json_schema.schema).decode()
+    if len(schema) > MAX_SCHEMA_CHARS:
+        raise _invalid("response_format.json_schema.schema", f"it has more than {MAX_SCHEMA_CHARS} characters")
+    return schema
+
+
+def _text(message: RequestMessage, where: str) -> str:
+    for name, value in (("tool_calls", message.tool_calls), ("function_call", message.function_call)):
+        if value:
+            raise RequestError(
+                400, "tools are not supported by this server", param=f"{where}.{name}", code="unsupported_value"
+            )
     if message.content is None:
         raise RequestError(
             400, f"`{where}.content` is missing", param=f"{where}.content", code="missing_required_parameter"

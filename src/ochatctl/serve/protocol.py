@@ -4,7 +4,8 @@ OpenAI's names throughout; beside them `top_k`, `min_p`, `repetition_penalty` an
 """
 
 import re
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -13,9 +14,15 @@ MAX_CHOICES = 16
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1024
 
+MAX_LOGPROBS = 20
+MAX_PROMPTS = 64
+MAX_SCHEMA_CHARS = 64_000
+
+ModelName = Annotated[str, Meta(min_length=1, max_length=1024)]
+Tokens = Annotated[int, Meta(ge=1, le=2**53)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
-_Tokens = Annotated[int, Meta(ge=1, le=2**53)]
 
 
 class RequestError(Exception):
@@ -38,6 +45,48 @@ class RequestError(Exception):
         self.headers = headers
 
 
+class StreamOptions(Struct):
+    """What a stream holds beside the text."""
+
+    include_usage: bool = False
+
+
+class JsonSchemaForm(Struct):
+    """A JSON schema that the answer is to meet."""
+
+    schema: dict[str, Any]
+    name: str | None = None
+
+
+class ResponseFormat(Struct):
+    """The form that the answer is to have: `text`, `json_object` or `json_schema`."""
+
+    type: str
+    json_schema: JsonSchemaForm | None = None
+
+
+class Ask(Struct, kw_only=True):
+    """What every request for an answer may hold. None stands for the default, as in OpenAI's clients."""
+
+    model: ModelName
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: _Share | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Tokens | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    response_format: ResponseFormat | None = None
+    user: str | None = None
+
+
 class ContentPart(Struct):
     """One part of a message; only text has a meaning here."""
 
@@ -51,45 +100,64 @@ class RequestMessage(Struct):
     role: str
     content: str | list[ContentPart] | None = None
     tool_calls: list[Any] | None = None
+    function_call: Any = None
 
 
-class StreamOptions(Struct):
-    """What a stream holds beside the text."""
+class ChatCompletionRequest(Ask, kw_only=True):
+    """The body of `/v1/chat/completions`. `max_completion_tokens` wins over `max_tokens`."""
 
-    include_usage: bool = False
-
-
-class ResponseFormat(Struct):
-    """The form that the answer is to have."""
-
-    type: str
-
-
-class ChatCompletionRequest(Struct):
-    """The body of `/v1/chat/completions`. None stands for the default, as in OpenAI's clients."""
-
-    model: Annotated[str, Meta(min_length=1, max_length=1024)]
     messages: Annotated[list[RequestMessage], Meta(min_length=1)]
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: _Share | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: _Tokens | None = None
-    max_completion_tokens: _Tokens | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    presence_penalty: _Penalty | None = None
-    frequency_penalty: _Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    response_format: ResponseFormat | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     condition: str | None = None
-    user: str | None = None
+
+
+class CompletionRequest(Ask, kw_only=True):
+    """The body of `/v1/completions`: one prompt or several, each a text or token ids.
+
+    `add_special_tokens` says whether what the tokenizer puts before a text (its `<s>`) is put before these too;
+    token ids stay as they are.
+    """
+
+    prompt: str | list[str | TokenId | list[TokenId]]
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: bool | None = None
+    add_special_tokens: bool = True
+
+
+class TokenizeRequest(Struct, kw_only=True):
+    """The body of `/tokenize`: a text, or messages as the chat endpoint takes them."""
+
+    model: ModelName | None = None
+    prompt: str | None = None
+    messages: Annotated[list[RequestMessage], Meta(min_length=1)] | None = None
+    condition: str | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool | None = None
+
+
+class TokenizeAnswer(Struct, kw_only=True):
+    """The ids, as the model would see them. `token_strs` is how the vocabulary spells them."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(Struct, kw_only=True):
+    """The body of `/detokenize`."""
+
+    tokens: list[TokenId]
+    model: ModelName | None = None
+    skip_special_tokens: bool = False
+
+
+class DetokenizeAnswer(Struct, kw_only=True):
+    """The text of ids, an unfinished character as U+FFFD."""
+
+    prompt: str
 
 
 class Usage(Struct):
@@ -101,11 +169,11 @@ class Usage(Struct):
 
 
 class TopLogprob(Struct):
-    """One alternative of a token. `bytes` is null where the token is part of a character."""
+    """One alternative of a token. `bytes` are its own, half a character included; joined they are the text."""
 
     token: str
     logprob: float
-    bytes: list[int] | None
+    bytes: list[int]
 
 
 class ContentLogprob(TopLogprob):
@@ -177,6 +245,36 @@ class Chunk(Struct, kw_only=True):
     system_fingerprint: str | None = None
 
 
+class CompletionLogprobs(Struct):
+    """The tokens of a completion or of a chunk, each list as long as the first. Offsets count characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(Struct, kw_only=True):
+    """One answer of several, or what a chunk adds to it."""
+
+    index: int
+    text: str
+    finish_reason: str | None = None
+    logprobs: CompletionLogprobs | None = None
+
+
+class Completion(Struct, kw_only=True):
+    """A plain answer, or one event of a stream, whose `usage` is as a chat chunk's."""
+
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | UnsetType | None = UNSET
+    system_fingerprint: str | None = None
+
+
 class ModelCard(Struct, kw_only=True):
     """One name under which the model is known; names of one model share `root`."""
 
@@ -210,43 +308,99 @@ class ErrorBody(Struct):
     error: ErrorDetail
 
 
+class Status(Struct):
+    """The answer of `/health` and `/ready`."""
+
+    status: str
+
+
+class Version(Struct):
+    """The answer of `/version`."""
+
+    version: str
+    engine: str
+    family: str
+
+
 _encoder = msgspec.json.Encoder()
 _chat_decoder = msgspec.json.Decoder(ChatCompletionRequest)
+_completion_decoder = msgspec.json.Decoder(CompletionRequest)
+_tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
+_detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
 _keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNSET_VALUES = (b"null", b"false", b"[]", b"{}", b'""')
 # Parameters of OpenAI's and of other servers that would change the answer and that are not honoured here. They are
 # refused: an answer that silently ignores one looks right and is not.
-_REFUSED = frozenset({
-    "add_generation_prompt", "allowed_token_ids", "audio", "bad_words", "best_of", "chat_template",
-    "chat_template_kwargs", "continue_final_message", "documents", "echo", "function_call", "functions", "grammar",
-    "guided_choice", "guided_grammar", "guided_json", "guided_regex", "ignore_eos", "include_stop_str_in_output",
-    "length_penalty", "logits_processors", "min_tokens", "mirostat", "prompt_logprobs", "reasoning_effort",
-    "skip_special_tokens", "stop_token_ids", "structured_outputs", "suffix", "tools", "truncate_prompt_tokens",
-    "typical_p", "use_beam_search", "verbosity", "web_search_options",
+REFUSED = frozenset({
+    "add_generation_prompt", "allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs",
+    "continue_final_message", "do_sample", "documents", "dry_multiplier", "ebnf", "enable_thinking", "function_call",
+    "functions", "grammar", "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex",
+    "ignore_eos", "include_stop_str_in_output", "json_schema", "length_penalty", "logits_processors", "max_length",
+    "max_new_tokens", "min_length", "min_new_tokens", "min_tokens", "mirostat", "modalities", "n_predict",
+    "no_repeat_ngram_size", "num_beams", "num_predict", "prompt_logprobs", "reasoning_effort", "regex",
+    "repeat_penalty", "skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structured_outputs",
+    "suffix", "thinking", "tool_choice", "tools", "top_a", "truncate_prompt_tokens", "typical_p", "use_beam_search",
+    "verbosity", "web_search_options", "xtc_probability",
 })  # fmt: skip
+CHAT_REFUSED = REFUSED | {"add_special_tokens", "best_of", "echo", "input", "prompt"}
+COMPLETION_REFUSED = REFUSED | {"best_of", "condition", "max_completion_tokens", "messages", "top_logprobs"}
+TOKENIZE_REFUSED = frozenset({
+    "add_generation_prompt", "chat_template", "chat_template_kwargs", "continue_final_message", "tools",
+})  # fmt: skip
+_FALSE_SAYS_SOMETHING = ("add_generation_prompt", "do_sample", "skip_special_tokens")
 # A value of these says what happens here anyhow.
-_HARMLESS = {
-    "add_generation_prompt": b"true",
-    "best_of": b"1",
-    "continue_final_message": b"true",
-    "function_call": b'"none"',
-    "length_penalty": b"1.0",
-    "min_tokens": b"0",
-    "skip_special_tokens": b"true",
-    "tool_choice": b'"none"',
+_HARMLESS: dict[str, Any] = {
+    "add_generation_prompt": True,
+    "best_of": 1,
+    "continue_final_message": True,
+    "do_sample": True,
+    "function_call": "none",
+    "length_penalty": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "min_tokens": 0,
+    "modalities": ["text"],
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "repeat_penalty": 1,
+    "skip_special_tokens": True,
+    "spaces_between_special_tokens": True,
+    "tool_choice": "none",
+    "typical_p": 1,
 }
-_AT = re.compile(r" - at `\$\.?(.*)`$")
+_AT = re.compile(r" - at `(key in )?\$\.?(.*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
+
+_T = TypeVar("_T")
 
 
 def decode_chat_request(body: bytes) -> ChatCompletionRequest:
     """Parse and check the body of a chat completion.
 
     Raises:
-        RequestError: 400, naming the parameter.
+        RequestError: 400, naming the parameter. So do the others.
     """
+    return _decode(_chat_decoder, body, CHAT_REFUSED)
+
+
+def decode_completion_request(body: bytes) -> CompletionRequest:
+    """Parse and check the body of a completion."""
+    return _decode(_completion_decoder, body, COMPLETION_REFUSED)
+
+
+def decode_tokenize_request(body: bytes) -> TokenizeRequest:
+    """Parse and check the body of `/tokenize`."""
+    return _decode(_tokenize_decoder, body, TOKENIZE_REFUSED)
+
+
+def decode_detokenize_request(body: bytes) -> DetokenizeRequest:
+    """Parse and check the body of `/detokenize`."""
+    return _decode(_detokenize_decoder, body, frozenset())
+
+
+def _decode(decoder: "msgspec.json.Decoder[_T]", body: bytes, refused: frozenset[str]) -> _T:
     try:
-        request = _chat_decoder.decode(body)
+        request = decoder.decode(body)
         keys = _keys_decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
@@ -254,13 +408,21 @@ def decode_chat_request(body: bytes) -> ChatCompletionRequest:
         raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
     except RecursionError as error:
         raise RequestError(400, "the body is nested too deeply", code="invalid_json") from error
-    for name, raw in keys.items():
-        value = bytes(raw).strip()
-        if (name in _REFUSED or name == "tool_choice") and value not in (*_UNSET_VALUES, _HARMLESS.get(name, b"null")):
-            raise RequestError(
-                400, f"`{name}` is not supported by this server", param=name, code="unsupported_parameter"
-            )
+    for name in keys:
+        if name not in refused:
+            continue
+        raw = bytes(keys[name]).strip()
+        if raw in _UNSET_VALUES and not (raw == b"false" and name in _FALSE_SAYS_SOMETHING):
+            continue
+        if name in _HARMLESS and msgspec.json.decode(raw) == _HARMLESS[name]:
+            continue
+        raise RequestError(400, f"`{name}` is not supported by this server", param=name, code="unsupported_parameter")
     return request
+
+
+def schemas(types: Sequence[Any], ref_template: str) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
+    """Give the JSON schema of each type, and the named ones that these refer to."""
+    return msgspec.json.schema_components(types, ref_template=ref_template)
 
 
 def encode(value: Any) -> bytes:
@@ -280,7 +442,7 @@ def error_body(error: RequestError) -> bytes:
 
 def _invalid(message: str) -> RequestError:
     at = _AT.search(message)
-    path = at.group(1) if at else ""
+    path = at.group(2) if at else ""
     text = message[: at.start()] if at else message
     if missing := _MISSING.search(text):
         name = f"{path}.{missing.group(1)}".lstrip(".")

@@ -1,17 +1,21 @@
 """Deltas -> OpenAI's chunks -> bytes. in: (choice, Delta) as they come, out: server-sent events.
 
-The finish reason stands in a chunk of its own with an empty delta: OpenChat's web UI closes the stream when it sees it.
+The finish reason stands in a chunk of its own without text: OpenChat's web UI closes the stream when it sees it.
 The plain path encodes only the text: everything round it is the same for every chunk of a choice, and encoded once.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from ochatctl.engine.base import Delta
 from ochatctl.serve.protocol import (
     Chunk,
     ChunkChoice,
     ChunkDelta,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
     Logprobs,
     RequestError,
     Usage,
@@ -36,40 +40,145 @@ class StreamHead:
     include_usage: bool
 
 
-async def events(
-    deltas: AsyncIterator[tuple[int, Delta]],
-    head: StreamHead,
-    to_logprobs: Callable[[Delta], Logprobs] | None = None,
-) -> AsyncGenerator[bytes, None]:
-    """Give a stream's events: a role chunk and text chunks a choice, its finish reason, usage if asked for, the end.
+class Chunks(Protocol):
+    """How one endpoint writes the chunks of a stream."""
 
-    Guarantees: the contents of a choice's chunks, joined, are the texts of its deltas, joined. Nothing is given before
+    @property
+    def with_logprobs(self) -> bool:
+        """Whether each text comes with its tokens."""
+        ...
+
+    def opening(self, index: int) -> Chunk | Completion | None:
+        """Give what comes before a choice's first text."""
+        ...
+
+    def text(self, index: int, text: str) -> Chunk | Completion:
+        """Give a piece of text."""
+        ...
+
+    def text_with_logprobs(self, index: int, delta: Delta) -> Chunk | Completion:
+        """Give a piece of text with its tokens."""
+        ...
+
+    def finish(self, index: int, reason: str) -> Chunk | Completion:
+        """Give the end of a choice."""
+        ...
+
+    def end(self) -> Chunk | Completion:
+        """Give a chunk without a choice, for the usage."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatChunks:
+    """Chunks of `/v1/chat/completions`."""
+
+    head: StreamHead
+    to_logprobs: Callable[[int, Delta], Logprobs]
+    with_logprobs: bool
+
+    def opening(self, index: int) -> Chunk:
+        return self._chunk(ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content="")))
+
+    def text(self, index: int, text: str) -> Chunk:
+        return self._chunk(ChunkChoice(index=index, delta=ChunkDelta(content=text)))
+
+    def text_with_logprobs(self, index: int, delta: Delta) -> Chunk:
+        logprobs = self.to_logprobs(index, delta)
+        return self._chunk(ChunkChoice(index=index, delta=ChunkDelta(content=delta.text), logprobs=logprobs))
+
+    def finish(self, index: int, reason: str) -> Chunk:
+        return self._chunk(ChunkChoice(index=index, delta=ChunkDelta(), finish_reason=reason))
+
+    def end(self) -> Chunk:
+        return self._chunk()
+
+    def _chunk(self, *choices: ChunkChoice) -> Chunk:
+        head = self.head
+        chunk = Chunk(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=list(choices),
+            system_fingerprint=head.fingerprint,
+        )
+        if head.include_usage:
+            chunk.usage = None
+        return chunk
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextChunks:
+    """Chunks of `/v1/completions`. `echoes` is what stands before each choice's text, or nothing."""
+
+    head: StreamHead
+    to_logprobs: Callable[[int, Delta], CompletionLogprobs]
+    with_logprobs: bool
+    echoes: tuple[str, ...]
+
+    def opening(self, index: int) -> Completion | None:
+        return self.text(index, self.echoes[index]) if self.echoes else None
+
+    def text(self, index: int, text: str) -> Completion:
+        return self._chunk(CompletionChoice(index=index, text=text))
+
+    def text_with_logprobs(self, index: int, delta: Delta) -> Completion:
+        logprobs = self.to_logprobs(index, delta)
+        return self._chunk(CompletionChoice(index=index, text=delta.text, logprobs=logprobs))
+
+    def finish(self, index: int, reason: str) -> Completion:
+        return self._chunk(CompletionChoice(index=index, text="", finish_reason=reason))
+
+    def end(self) -> Completion:
+        return self._chunk()
+
+    def _chunk(self, *choices: CompletionChoice) -> Completion:
+        head = self.head
+        chunk = Completion(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=list(choices),
+            system_fingerprint=head.fingerprint,
+        )
+        if head.include_usage:
+            chunk.usage = None
+        return chunk
+
+
+async def events(
+    deltas: AsyncIterator[tuple[int, Delta]], head: StreamHead, chunks: Chunks
+) -> AsyncGenerator[bytes, None]:
+    """Give a stream's events: what opens a choice, its texts, its finish reason, usage if asked for, the end.
+
+    Guarantees: the texts of a choice's chunks, joined, are the texts of its deltas, joined. Nothing is given before
     the first delta, so that a fault up to there can still be told with a status.
     """
-    frames = [_frame(head, index) for index in range(head.num_choices)]
+    frames = [_frame(chunks, index) for index in range(head.num_choices)]
     begun = False
     num_tokens = 0
     async for index, delta in deltas:
         if not begun:
             begun = True
             for each in range(head.num_choices):
-                yield _event(_chunk(head, ChunkChoice(index=each, delta=ChunkDelta(role="assistant", content=""))))
+                if opening := chunks.opening(each):
+                    yield _event(opening)
         num_tokens += len(delta.token_ids)
-        if to_logprobs is not None and (delta.text or delta.logprobs):
-            choice = ChunkChoice(index=index, delta=ChunkDelta(content=delta.text), logprobs=to_logprobs(delta))
-            yield _event(_chunk(head, choice))
+        if chunks.with_logprobs and (delta.text or delta.logprobs):
+            yield _event(chunks.text_with_logprobs(index, delta))
         elif delta.text:
             before, after = frames[index]
             yield before + encode(delta.text) + after
         if delta.finish_reason is not None:
-            yield _event(_chunk(head, ChunkChoice(index=index, delta=ChunkDelta(), finish_reason=delta.finish_reason)))
+            yield _event(chunks.finish(index, delta.finish_reason))
     if head.include_usage:
-        usage = Usage(
+        end = chunks.end()
+        end.usage = Usage(
             prompt_tokens=head.num_prompt_tokens,
             completion_tokens=num_tokens,
             total_tokens=head.num_prompt_tokens + num_tokens,
         )
-        yield _event(_chunk(head, None, usage))
+        yield _event(end)
     yield DONE
 
 
@@ -78,25 +187,12 @@ def error_event(error: RequestError) -> bytes:
     return b"data: " + error_body(error) + b"\n\n"
 
 
-def _chunk(head: StreamHead, choice: ChunkChoice | None, usage: Usage | None = None) -> Chunk:
-    chunk = Chunk(
-        id=head.id,
-        created=head.created,
-        model=head.model,
-        choices=[] if choice is None else [choice],
-        system_fingerprint=head.fingerprint,
-    )
-    if head.include_usage:
-        chunk.usage = usage
-    return chunk
-
-
-def _event(chunk: Chunk) -> bytes:
+def _event(chunk: Chunk | Completion) -> bytes:
     return b"data: " + encode(chunk) + b"\n\n"
 
 
-def _frame(head: StreamHead, index: int) -> tuple[bytes, bytes]:
+def _frame(chunks: Chunks, index: int) -> tuple[bytes, bytes]:
     """Give what stands before and after the text of a plain chunk."""
-    whole = _event(_chunk(head, ChunkChoice(index=index, delta=ChunkDelta(content=_MARK))))
+    whole = _event(chunks.text(index, _MARK))
     before, _, after = whole.partition(encode(_MARK))
     return before, after
