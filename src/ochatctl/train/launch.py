@@ -54,8 +54,8 @@ class TrainResult:
 
     `stopped_at` is the step after which it was told to stop, `resume_path` what it goes on from, `signal` what told it.
     `failed_saves` are sentences; `missing_models` should be there, and are not. Figures are of the whole run, over all
-    its interruptions; `eval_loss` is the last one, `stall_ratio` the share of all steps' time that went into waiting for
-    batches.
+    its interruptions; `eval_loss` is the last one, `stall_ratio` the part of all steps' time that was spent on waiting
+    for batches.
     """
 
     out_dir: Path
