@@ -3,6 +3,7 @@
 in: a folder of adapters, out: a Hugging Face folder in the base's own precision
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,16 +49,18 @@ def merge(
     refuse_existing(out, yes=yes)
     num_bytes = weight_bytes(base_dir)
     require_disk(out, need_bytes=num_bytes)
-    peft = require("peft", extra="train")
     own = folder if (folder / CARD_NAME).is_file() else base_dir
     card = read_card(own)
     family, tokenizer = load_family(own, trust_remote_code=trust_remote_code)
 
+    # Where DeepSpeed is installed peft imports it, and it says on standard output that it has to choose.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     from ochatctl.train.checkpoint import save_checkpoint, saved_dtype
 
+    peft = require("peft", extra="train")
     logging.disable_progress_bar()
     dtype = saved_dtype(base_dir)
     config_dir = folder if (folder / "config.json").is_file() else base_dir
