@@ -42,6 +42,7 @@ from ochatctl.serve.limits import ClientGone, read_json_body
 from ochatctl.serve.logprobs import TokenSpeller
 from ochatctl.serve.logs import RequestLog, RequestLogging, RequestRecord, record_of, write_refused
 from ochatctl.serve.metrics import Metrics
+from ochatctl.serve.openapi import document
 from ochatctl.serve.pages import front_page
 from ochatctl.serve.prompt import Prepared, Preparer
 from ochatctl.serve.protocol import ModelCard, ModelList, RequestError, Status, Usage, Version, encode
@@ -106,6 +107,7 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
             Route("/ready", info.ready),
             Route("/version", info.version),
             Route("/metrics", info.metrics_text),
+            Route("/openapi.json", info.openapi),
             Route("/v1/models", info.models),
             Route("/v1/models/{name:path}", info.model),
             Route("/v1/chat/completions", chats, methods=["POST"]),
@@ -172,6 +174,10 @@ class Information:
     async def metrics_text(self, request: Request) -> Response:
         return Response(self.metrics.render(), headers={"Content-Type": metrics_module.CONTENT_TYPE})
 
+    async def openapi(self, request: Request) -> Response:
+        needs_key = self.config.needs_key
+        return _json(document(self.config.model_names, needs_key=needs_key, root_path=self.config.root_path))
+
     async def models(self, request: Request) -> Response:
         return _json(ModelList(data=[self._card(name) for name in self.config.model_names]))
 
@@ -218,6 +224,7 @@ class Answering(Generic[AskT]):
 
     async def _answer(self, request: AskT, record: RequestRecord, scope: Scope, send: Send) -> None:
         record.stream = bool(request.stream)
+        record.request = request
         self.engine.check_alive()
         prepared = await self.form.prepare(request)
         record.num_prompt_tokens = prepared.num_prompt_tokens
@@ -314,6 +321,8 @@ async def _noted(
         if record.first_token_seconds is None:
             record.first_token()
         record.num_answer_tokens += len(delta.token_ids)
+        if record.answers is not None:
+            record.answers.setdefault(index, []).append(delta.text)
         if delta.finish_reason is not None:
             record.finish_reasons.append(delta.finish_reason)
         yield index, delta
