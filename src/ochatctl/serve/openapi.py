@@ -150,14 +150,12 @@ def _operation(
     else:
         content["application/json"] = {"schema": reference[operation.answer]}
     if operation.event is not None:
-        name = operation.event.__name__
         event = {
             "type": "string",
             "contentMediaType": "application/json",
             "contentSchema": {"anyOf": [reference[operation.event], reference[ErrorBody]]},
         }
         content["text/event-stream"] = {
-            "schema": {"type": "string", "description": f"`data:` and one `{name}` an event, then `data: [DONE]`"},
             # OpenAPI 3.2's word for the events of a stream; 3.1 has none, and ignores it.
             "itemSchema": {
                 "type": "object",
