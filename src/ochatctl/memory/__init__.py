@@ -256,12 +256,12 @@ def count_weights(shape: Shape) -> Weights:
     return Weights(num_params=num_params, num_bytes=2 * num_params, dtypes={"BF16": num_params})
 
 
-def serving_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: int = 1) -> Need:
+def serving_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: int = 1, element_bytes: int = 2) -> Need:
     """Give what serving needs on each of `num_gpus` tensor-parallel GPUs.
 
     `num_tokens` are held in the KV cache at once, over all requests. An engine's own workspace comes on top.
     """
-    kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_size * 2
+    kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * shape.head_size * element_bytes
     num_shares = min(num_gpus, shape.num_kv_heads)  # a KV head is never cut: beyond that it is copied
     return add_up(
         "serve",
@@ -274,7 +274,8 @@ def serving_need(weights: Weights, shape: Shape, *, num_tokens: int, num_gpus: i
             Part(
                 name=f"KV cache of {num_tokens} tokens",
                 num_bytes=-(-kv_bytes * num_tokens // num_shares),
-                formula=f"2 x layers x KV heads x head size x 2 bytes = {kv_bytes} bytes a token / {num_shares} GPU",
+                formula=f"2 x layers x KV heads x head size x {element_bytes} bytes"
+                f" = {kv_bytes} bytes a token / {num_shares} GPU",
             ),
         ),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ochatctl.engine.load import LoadConfig
 from ochatctl.serve.keys import check_keys
@@ -15,6 +16,8 @@ class LogConfig:
     max_mb: int = 128
     max_count: int = 10
     quiet: bool = False
+    # "params" adds numbers and switches of a request, "text" all that was asked and answered.
+    level: Literal["metadata", "params", "text"] = "metadata"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from ochatctl.errors import EnvironmentProblem
 from ochatctl.serve.config import LogConfig
 from ochatctl.serve.errors import error_response
 from ochatctl.serve.metrics import Metrics
-from ochatctl.serve.protocol import RequestError
+from ochatctl.serve.protocol import RequestError, encode
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_WAITING = 10_000
@@ -48,6 +48,10 @@ class RequestRecord:
     error: str = ""
     warning: str = ""
     first_token_seconds: float | None = None
+    # A struct of `serve/protocol.py`, for the log's levels.
+    request: Any = None
+    # The texts of each choice; None: they are not to be kept.
+    answers: dict[int, list[str]] | None = None
 
     def first_token(self) -> None:
         """Note that the first token is there."""
@@ -68,6 +72,7 @@ class RequestLog:
         self._stderr: TextIO | None = None if config.quiet else sys.stderr
         self._file = _open(config) if config.file else None
         self.num_lost = 0
+        self.level = config.level
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
 
@@ -111,6 +116,8 @@ class RequestLogging:
             return
         path = scope["path"]
         record = RequestRecord(request_id=_request_id(scope), endpoint=path if path in _ENDPOINTS else "other")
+        if self._log.level == "text":
+            record.answers = {}
         scope["ochatctl.record"] = record
         header = (b"x-request-id", record.request_id.encode())
 
@@ -164,6 +171,10 @@ class RequestLogging:
                 "finish_reasons": record.finish_reasons,
                 "first_token_seconds": None if first is None else round(first, 4),
             }
+        if record.request is not None and self._log.level != "metadata":
+            table["params"] = _asked(record.request, with_text=self._log.level == "text")
+        if record.answers is not None:
+            table["answers"] = ["".join(texts) for _, texts in sorted(record.answers.items())]
         if record.error:
             table["error"] = record.error
         if record.warning:
@@ -179,6 +190,16 @@ def write_refused(log: RequestLog, metrics: Metrics, client: str, error: Request
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _asked(request: Any, *, with_text: bool) -> dict[str, Any]:
+    """Give what a request sets: its numbers and switches, or all of it."""
+    values = {name: getattr(request, name, None) for name in request.__struct_fields__}
+    return {
+        name: value if isinstance(value, (bool, int, float)) else json.loads(encode(value))
+        for name, value in values.items()
+        if isinstance(value, (bool, int, float)) or (with_text and value is not None)
+    }
 
 
 class _PrivateRotatingFile(logging.handlers.RotatingFileHandler):

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ochatctl.engine.base import Engine
-from ochatctl.errors import EnvironmentProblem, RunError
+from ochatctl.errors import EnvironmentProblem, RunError, UsageProblem
 from ochatctl.serve.app import Outside
 from ochatctl.serve.config import LimitConfig, TlsConfig
 from ochatctl.serve.connection import connection_class
@@ -45,6 +46,29 @@ def check_port(host: str, port: int) -> None:
     """
     for listener in bind(host, port):
         listener.close()
+
+
+def check_tls(tls: TlsConfig) -> None:
+    """Stop before a model is loaded where a certificate cannot be used.
+
+    Raises:
+        UsageProblem: a key without a certificate.
+        EnvironmentProblem: a file is missing, not readable, not PEM, or the two do not belong together.
+    """
+    if tls.certfile is None:
+        if tls.keyfile is not None:
+            raise UsageProblem("`--ssl-keyfile` needs `--ssl-certfile`", hint="ochatctl serve --help")
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # A key with a passphrase would be asked for on a terminal that is not there.
+        context.load_cert_chain(tls.certfile, tls.keyfile, password="")
+    except OSError as error:  # ssl's own errors are such
+        why = error.strerror or str(error)
+        raise EnvironmentProblem(
+            f"`--ssl-certfile {tls.certfile}` with its key cannot be used: {why}",
+            hint="both in PEM, the key without a passphrase",
+        ) from error
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -14,7 +14,8 @@ from ochatctl.serve.app import create_app
 from ochatctl.serve.config import AppConfig, ServeConfig
 from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.pages import curl_line
-from ochatctl.serve.server import Interrupted, bind, check_port, is_loopback, run_app
+from ochatctl.serve.plan import ServePlan, make_plan
+from ochatctl.serve.server import Interrupted, bind, check_port, check_tls, is_loopback, run_app
 
 Note = Callable[[str], None]
 
@@ -24,23 +25,36 @@ def run(config: ServeConfig, note: Note) -> None:
 
     Raises:
         UsageProblem: other machines could call without a key.
-        EnvironmentProblem: the port is taken, or the engine lacks something.
-        RunError: the engine died.
+        DataError: the keys file is none.
+        EnvironmentProblem: the port is taken, a certificate cannot be used, or the engine lacks something.
+        RunError: the engine died, or is stuck.
         KeyboardInterrupt: Ctrl-C.
     """
-    if not is_loopback(config.host) and not config.needs_key and not config.no_auth:
-        raise UsageProblem(
-            f"`--host {config.host}` lets other machines call, and there is no key",
-            hint=f"add `--api-keys sk-YOUR-KEY`, or `--no-auth`: ochatctl serve --host {config.host} --api-keys sk-1",
-        )
-    KeyRing(config.api_keys, config.api_keys_file)
-    check_port(config.host, config.port)
+    _check(config)
     model = load_model(config.load, note)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(config, model, note))
     except Interrupted:
         raise KeyboardInterrupt from None
+
+
+def plan(config: ServeConfig, note: Note) -> ServePlan:
+    """Do everything up to loading the weights, and give what they need. Raises what `run` does."""
+    _check(config)
+    return make_plan(config, load_model(config.load, note))
+
+
+def _check(config: ServeConfig) -> None:
+    """Stop before a model is loaded where the server could not be reached, or by anybody."""
+    if not is_loopback(config.host) and not config.needs_key and not config.no_auth:
+        raise UsageProblem(
+            f"`--host {config.host}` lets other machines call, and there is no key",
+            hint=f"add `--api-keys sk-YOUR-KEY`, or `--no-auth`: ochatctl serve --host {config.host} --api-keys sk-1",
+        )
+    KeyRing(config.api_keys, config.api_keys_file)
+    check_tls(config.tls)
+    check_port(config.host, config.port)
 
 
 async def _serve(config: ServeConfig, model: LoadedModel, note: Note) -> None:
