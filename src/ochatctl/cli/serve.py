@@ -60,8 +60,8 @@ class ServeCommand(OchatCommand):
             key = name[2:].replace("-", "_")
             given = flag.partition("=")[2] or ("true" if value.startswith("-") or not value else value)
             raise UsageProblem(
-                f"no such flag `{name}`{did_you_mean(name, known)}",
-                hint=f"if it is vLLM's: ochatctl serve --engine-arg {key}={given}",
+                f"`ochatctl serve` has no flag `{name}`{did_you_mean(name, known)}",
+                hint=f"one of vLLM's is passed on by `--engine-arg {key}={given}`",
             )
         return super().parse_args(ctx, args)
 

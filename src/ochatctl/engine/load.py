@@ -10,7 +10,7 @@ from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import Family, get_family, load_family, read_card
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.base import Engine
-from ochatctl.engine.choose import choose_engine, open_engine
+from ochatctl.engine.choose import Choice, choose_engine, open_engine
 from ochatctl.engine.client import LocalClient, Note
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.engine.prompt import stop_token_ids
