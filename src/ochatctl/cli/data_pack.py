@@ -59,6 +59,15 @@ def pack(
         Literal["split", "truncate", "drop"] | None,
         typer.Option("--overlength", help="What becomes of a conversation longer than the context; default: split."),
     ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            min=1,
+            metavar="TOKENS",
+            help="Longest row; default: the family's context or the model's; a longer one wants `train --rope-scaling`.",
+        ),
+    ] = None,
     carry_turns: Annotated[
         int, typer.Option("--carry-turns", min=0, help="Turns that a piece repeats, unsupervised, of the one before.")
     ] = 0,
@@ -87,7 +96,7 @@ def pack(
         data_path=local_data(str(file)), model_dir=local_model(model), prefix=out, family=family,
         mix=_mix(mix or ()), eval_ratio=eval_ratio, seed=seed, class_weights=weights,
         per_sequence_loss=per_sequence_loss, overlength=overlength, carry_turns=carry_turns, compat=compat,
-        flat=flat, num_workers=workers, limit=limit, trust_remote_code=trust_remote_code,
+        flat=flat, num_workers=workers, limit=limit, context_tokens=context, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     output = Output(as_json=json, quiet=quiet)
     with output.progress("packing") as advance:

@@ -55,7 +55,8 @@ class PackConfig:
     """What to pack and how.
 
     `family` None: what the model folder says; `overlength` None: split, or truncate with `compat`; `num_workers` 0: as
-    many as are worth it; `limit`: only the first ones of each file; `flat`: write the flat files too.
+    many as are worth it; `limit`: only the first ones of each file; `flat`: write the flat files too; `context_tokens`
+    None: the family's, or the model's own where that is shorter.
     """
 
     data_path: Path
@@ -73,6 +74,7 @@ class PackConfig:
     flat: bool = False
     num_workers: int = 0
     limit: int | None = None
+    context_tokens: int | None = None
     shard_bytes: int = SHARD_BYTES
     trust_remote_code: bool = False
 
@@ -99,7 +101,7 @@ def pack_files(
     encode_config = EncodeConfig(
         family=family,
         model_dir=config.model_dir,
-        context_tokens=_context_tokens(config.model_dir, family.context_tokens),
+        context_tokens=_context_tokens(config, family.context_tokens),
         overlength=config.overlength or ("truncate" if config.compat else "split"),
         carry_turns=config.carry_turns,
         class_weights=config.class_weights,
@@ -310,11 +312,14 @@ def _check(config: PackConfig) -> None:
             raise ConfigError(f"{config.compat} had no `{flag}`", hint=f"leave out `--compat` or `{flag}`")
 
 
-def _context_tokens(model_dir: Path, family_tokens: int) -> int:
-    """Give the context that rows must fit: the family's, or the model's own where that is shorter."""
-    table = read_optional_table(model_dir / "config.json")
+def _context_tokens(config: PackConfig, family_tokens: int) -> int:
+    """Give the context that rows must fit: what was asked for, or the family's, or the model's where that is shorter.
+
+    One that is asked for may be longer than the model's: training can extend that.
+    """
+    table = read_optional_table(config.model_dir / "config.json")
     own = (table.get("text_config") or table).get("max_position_embeddings")
-    context_tokens = min(family_tokens, own) if isinstance(own, int) else family_tokens
+    context_tokens = config.context_tokens or (min(family_tokens, own) if isinstance(own, int) else family_tokens)
     if context_tokens < SHORTEST_CONTEXT_TOKENS:
         raise ConfigError(f"a context of {context_tokens} tokens is too short to hold a conversation")
     return context_tokens
