@@ -33,13 +33,17 @@ def with_content(content: Any) -> dict[str, Any]:
     return with_message({"role": "user", "content": content})
 
 
-def form(kind: str) -> dict[str, Any]:
-    return BASE | {"response_format": {"type": kind}}
+def form(kind: str | None, schema: Any = None) -> dict[str, Any]:
+    return BASE | {"response_format": {"type": kind} | ({} if schema is None else {"json_schema": schema})}
 
 
 INVALID, MISSING, NOT_JSON = "invalid_value", "missing_required_parameter", "invalid_json"
 UNSUPPORTED, NO_VALUE = "unsupported_parameter", "unsupported_value"
 RAW = json.dumps(BASE).encode()[:-1]
+RESPONSE_FORMAT = "response_format"
+TEXT = {"type": "text", "text": "x"}
+FIRST, LAST_ROLE, SCHEMA = "messages[0]", "messages[1].role", "response_format.json_schema.schema"
+FIRST_PART, SECOND_PART = f"{FIRST}.content[0]", f"{FIRST}.content[1]"
 LATE = {"role": "system", "content": "x"}
 # (name, body, status, code, param)
 TABLE: list[tuple[str, Any, int, str, str | None]] = [
@@ -128,6 +132,68 @@ TABLE: list[tuple[str, Any, int, str, str | None]] = [
     ("tool_choice", BASE | {"tool_choice": "required"}, 400, UNSUPPORTED, "tool_choice"),
     ("functions", BASE | {"functions": [{"name": "f"}]}, 400, UNSUPPORTED, "functions"),
     ("guided_json", BASE | {"guided_json": {"type": "object"}}, 400, UNSUPPORTED, "guided_json"),
+    ("a file", with_content([{"type": "file", "file": {}}]), 400, NO_VALUE, "messages[0].content[0].type"),
+    ("an audio part after a text", with_content([TEXT, {"type": "input_audio"}]), 400, NO_VALUE, SECOND_PART + ".type"),
+    ("a part that is a string", with_content([TEXT, "x"]), 400, INVALID, SECOND_PART),
+    ("a part whose text is a number", with_content([{"type": "text", "text": 1}]), 400, INVALID, FIRST_PART + ".text"),
+    ("a part whose text is null", with_content([{"type": "text", "text": None}]), 400, MISSING, FIRST_PART + ".text"),
+    ("a refusal part", with_content([{"type": "refusal", "refusal": "x"}]), 400, NO_VALUE, FIRST_PART + ".type"),
+    ("a function call", with_message(USER | {"function_call": {"name": "f"}}), 400, NO_VALUE, FIRST + ".function_call"),
+    ("role function", BASE | {"messages": [USER, {"role": "function", "content": "x"}]}, 400, NO_VALUE, LAST_ROLE),
+    ("role null", with_message({"role": None, "content": "x"}), 400, INVALID, FIRST + ".role"),
+    ("role empty", with_message({"role": "", "content": "x"}), 400, INVALID, FIRST + ".role"),
+    ("a late developer message", BASE | {"messages": [USER, LATE | {"role": "developer"}]}, 400, INVALID, LAST_ROLE),
+    ("content an object", with_content({"text": "x"}), 400, INVALID, FIRST + ".content"),
+    ("messages an object", BASE | {"messages": USER}, 400, INVALID, "messages"),
+    ("a message null", BASE | {"messages": [USER, None]}, 400, INVALID, "messages[1]"),
+    ("temperature a list", BASE | {"temperature": [1]}, 400, INVALID, "temperature"),
+    ("top_p below", BASE | {"top_p": -0.1}, 400, INVALID, "top_p"),
+    ("top_p text", BASE | {"top_p": "1"}, 400, INVALID, "top_p"),
+    ("top_k 1.5", BASE | {"top_k": 1.5}, 400, INVALID, "top_k"),
+    ("top_k 2^31", BASE | {"top_k": 2**31}, 400, INVALID, "top_k"),
+    ("min_p -1", BASE | {"min_p": -1}, 400, INVALID, "min_p"),
+    ("n true", BASE | {"n": True}, 400, INVALID, "n"),
+    ("n text", BASE | {"n": "2"}, 400, INVALID, "n"),
+    ("max_tokens text", BASE | {"max_tokens": "all"}, 400, INVALID, "max_tokens"),
+    ("max_tokens 1.5", BASE | {"max_tokens": 1.5}, 400, INVALID, "max_tokens"),
+    ("max_completion_tokens 0", BASE | {"max_completion_tokens": 0}, 400, INVALID, "max_completion_tokens"),
+    ("stop an object", BASE | {"stop": {}}, 400, INVALID, "stop"),
+    ("stop true", BASE | {"stop": True}, 400, INVALID, "stop"),
+    ("presence_penalty text", BASE | {"presence_penalty": "1"}, 400, INVALID, "presence_penalty"),
+    ("frequency_penalty 2.1", BASE | {"frequency_penalty": 2.1}, 400, INVALID, "frequency_penalty"),
+    ("repetition_penalty 11", BASE | {"repetition_penalty": 11}, 400, INVALID, "repetition_penalty"),
+    ("logit_bias negative", BASE | {"logit_bias": {"-1": 1}}, 400, INVALID, "logit_bias"),
+    ("logit_bias of nothing", BASE | {"logit_bias": {"": 1}}, 400, INVALID, "logit_bias"),
+    ("logit_bias of many digits", BASE | {"logit_bias": {"1" * 5_000: 1}}, 400, INVALID, "logit_bias"),
+    ("logit_bias null", BASE | {"logit_bias": {"1": None}}, 400, INVALID, "logit_bias"),
+    ("top_logprobs -1", BASE | {"logprobs": True, "top_logprobs": -1}, 400, INVALID, "top_logprobs"),
+    ("top_logprobs without", BASE | {"logprobs": False, "top_logprobs": 2}, 400, INVALID, "top_logprobs"),
+    ("seed text", BASE | {"seed": "1"}, 400, INVALID, "seed"),
+    ("seed 0.5", BASE | {"seed": 0.5}, 400, INVALID, "seed"),
+    ("user a number", BASE | {"user": 3}, 400, INVALID, "user"),
+    ("stream_options a list", BASE | {"stream_options": []}, 400, INVALID, "stream_options"),
+    ("response_format null type", form(None), 400, INVALID, "response_format.type"),
+    ("response_format empty", BASE | {"response_format": {}}, 400, MISSING, "response_format.type"),
+    ("json_schema missing", form("json_schema"), 400, MISSING, "response_format.json_schema"),
+    ("json_schema without schema", form("json_schema", {}), 400, MISSING, "response_format.json_schema.schema"),
+    ("json_schema a list", form("json_schema", {"schema": []}), 400, INVALID, "response_format.json_schema.schema"),
+    ("json_schema", form("json_schema", {"schema": {"type": "object"}}), 400, UNSUPPORTED, "response_format"),
+    ("json_schema too large", form("json_schema", {"schema": {"x": "x" * 65_000}}), 400, INVALID, SCHEMA),
+    ("min_tokens", BASE | {"min_tokens": 3}, 400, UNSUPPORTED, "min_tokens"),
+    ("best_of", BASE | {"best_of": 3}, 400, UNSUPPORTED, "best_of"),
+    ("ignore_eos", BASE | {"ignore_eos": True}, 400, UNSUPPORTED, "ignore_eos"),
+    ("stop_token_ids", BASE | {"stop_token_ids": [1]}, 400, UNSUPPORTED, "stop_token_ids"),
+    ("chat_template", BASE | {"chat_template": "x"}, 400, UNSUPPORTED, "chat_template"),
+    ("no generation prompt", BASE | {"add_generation_prompt": False}, 400, UNSUPPORTED, "add_generation_prompt"),
+    ("greedy by another name", BASE | {"do_sample": False}, 400, UNSUPPORTED, "do_sample"),
+    ("audio", BASE | {"modalities": ["text", "audio"]}, 400, UNSUPPORTED, "modalities"),
+    ("reasoning_effort", BASE | {"reasoning_effort": "high"}, 400, UNSUPPORTED, "reasoning_effort"),
+    ("max_new_tokens", BASE | {"max_new_tokens": 3}, 400, UNSUPPORTED, "max_new_tokens"),
+    ("repeat_penalty", BASE | {"repeat_penalty": 1.1}, 400, UNSUPPORTED, "repeat_penalty"),
+    ("structured_outputs", BASE | {"structured_outputs": {"regex": "a"}}, 400, UNSUPPORTED, "structured_outputs"),
+    ("a prompt for a chat", BASE | {"prompt": "x"}, 400, UNSUPPORTED, "prompt"),
+    ("a prompt of many bytes", with_content("é" * 10_000), 400, "context_length_exceeded", "messages"),
+    ("condition a list", BASE | {"condition": ["GPT4"]}, 400, INVALID, "condition"),
     ("condition a number", BASE | {"condition": 4}, 400, INVALID, "condition"),
     ("prompt too long", with_content("x" * 5_000), 400, "context_length_exceeded", "messages"),
     ("body too large", with_content("x" * 100_001), 413, "request_too_large", None),
@@ -150,6 +216,89 @@ def test_a_bad_request_is_told_what_is_wrong(
     assert "Traceback" not in error["message"]
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"]
+
+
+TEXT_BASE: dict[str, Any] = {"model": "echo", "prompt": "Hi"}
+COMPLETION, TOKENIZE, DETOKENIZE = "/v1/completions", "/tokenize", "/detokenize"
+TOO_LONG = "context_length_exceeded"
+# (path, name, body, status, code, param)
+OTHERS: list[tuple[str, str, Any, int, str, str | None]] = [
+    (COMPLETION, "no prompt", {"model": "echo"}, 400, MISSING, "prompt"),
+    (COMPLETION, "prompt null", TEXT_BASE | {"prompt": None}, 400, INVALID, "prompt"),
+    (COMPLETION, "prompt a number", TEXT_BASE | {"prompt": 3}, 400, INVALID, "prompt"),
+    (COMPLETION, "prompt an object", TEXT_BASE | {"prompt": {}}, 400, INVALID, "prompt"),
+    (COMPLETION, "no prompt in the list", TEXT_BASE | {"prompt": []}, 400, INVALID, "prompt"),
+    (COMPLETION, "prompt empty", TEXT_BASE | {"prompt": ""}, 400, INVALID, "prompt"),
+    (COMPLETION, "one prompt empty", TEXT_BASE | {"prompt": ["a", ""]}, 400, INVALID, "prompt"),
+    (COMPLETION, "no id in a prompt", TEXT_BASE | {"prompt": [[1], []]}, 400, INVALID, "prompt"),
+    (COMPLETION, "text and id", TEXT_BASE | {"prompt": ["a", 1]}, 400, INVALID, "prompt"),
+    (COMPLETION, "id and ids", TEXT_BASE | {"prompt": [1, [1]]}, 400, INVALID, "prompt"),
+    (COMPLETION, "an id below", TEXT_BASE | {"prompt": [-1]}, 400, INVALID, "prompt[0]"),
+    (COMPLETION, "an id outside", TEXT_BASE | {"prompt": [99_999]}, 400, INVALID, "prompt"),
+    (COMPLETION, "an id of 40 digits", TEXT_BASE | {"prompt": [10**40]}, 400, INVALID, "prompt[0]"),
+    (COMPLETION, "an id 1.5", TEXT_BASE | {"prompt": [1.5]}, 400, INVALID, "prompt[0]"),
+    (COMPLETION, "an id true", TEXT_BASE | {"prompt": [True]}, 400, INVALID, "prompt[0]"),
+    (COMPLETION, "a text among ids", TEXT_BASE | {"prompt": [[1, "a"]]}, 400, INVALID, "prompt[0][1]"),
+    (COMPLETION, "many prompts", TEXT_BASE | {"prompt": ["a"] * 65}, 400, INVALID, "prompt"),
+    (COMPLETION, "prompts times n", TEXT_BASE | {"prompt": ["a"] * 5, "n": 16}, 400, INVALID, "prompt"),
+    (COMPLETION, "too long", TEXT_BASE | {"prompt": "x" * 5_000}, 400, TOO_LONG, "prompt"),
+    (COMPLETION, "too many ids", TEXT_BASE | {"prompt": [1] * 5_000}, 400, TOO_LONG, "prompt"),
+    (COMPLETION, "one of them too long", TEXT_BASE | {"prompt": ["a", "x" * 5_000]}, 400, TOO_LONG, "prompt"),
+    (COMPLETION, "suffix", TEXT_BASE | {"suffix": "x"}, 400, UNSUPPORTED, "suffix"),
+    (COMPLETION, "best_of", TEXT_BASE | {"best_of": 2}, 400, UNSUPPORTED, "best_of"),
+    (COMPLETION, "echo text", TEXT_BASE | {"echo": "yes"}, 400, INVALID, "echo"),
+    (COMPLETION, "echo with logprobs", TEXT_BASE | {"echo": True, "logprobs": 1}, 400, UNSUPPORTED, "echo"),
+    (COMPLETION, "logprobs true", TEXT_BASE | {"logprobs": True}, 400, INVALID, "logprobs"),
+    (COMPLETION, "logprobs 21", TEXT_BASE | {"logprobs": 21}, 400, INVALID, "logprobs"),
+    (COMPLETION, "top_logprobs", TEXT_BASE | {"top_logprobs": 2}, 400, UNSUPPORTED, "top_logprobs"),
+    (COMPLETION, "messages", TEXT_BASE | {"messages": [USER]}, 400, UNSUPPORTED, "messages"),
+    (COMPLETION, "condition", TEXT_BASE | {"condition": "GPT4"}, 400, UNSUPPORTED, "condition"),
+    (COMPLETION, "tools", TEXT_BASE | {"tools": [{}]}, 400, UNSUPPORTED, "tools"),
+    (COMPLETION, "max_tokens 0", TEXT_BASE | {"max_tokens": 0}, 400, INVALID, "max_tokens"),
+    (COMPLETION, "temperature 3", TEXT_BASE | {"temperature": 3}, 400, INVALID, "temperature"),
+    (COMPLETION, "n 17", TEXT_BASE | {"n": 17}, 400, INVALID, "n"),
+    (COMPLETION, "a form", TEXT_BASE | {"response_format": {"type": "json_object"}}, 400, UNSUPPORTED, RESPONSE_FORMAT),
+    (COMPLETION, "model unknown", TEXT_BASE | {"model": "gpt-4"}, 404, "model_not_found", "model"),
+    (COMPLETION, "model missing", {"prompt": "x"}, 400, MISSING, "model"),
+    (COMPLETION, "stream_options", TEXT_BASE | {"stream_options": {}}, 400, INVALID, "stream_options"),
+    (COMPLETION, "half an object", b"{", 400, NOT_JSON, None),
+    (COMPLETION, "a lone surrogate", b'{"model":"echo","prompt":"\\ud800"}', 400, NOT_JSON, None),
+    (COMPLETION, "deep nesting", b'{"prompt":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, INVALID, "prompt[0][0]"),
+    (COMPLETION, "too large", TEXT_BASE | {"prompt": "x" * 100_001}, 413, "request_too_large", None),
+    (TOKENIZE, "nothing", {}, 400, MISSING, "prompt"),
+    (TOKENIZE, "both", {"prompt": "x", "messages": [USER]}, 400, MISSING, "prompt"),
+    (TOKENIZE, "prompt a list", {"prompt": ["x"]}, 400, INVALID, "prompt"),
+    (TOKENIZE, "messages empty", {"messages": []}, 400, INVALID, "messages"),
+    (TOKENIZE, "role unknown", {"messages": [{"role": "x", "content": "x"}]}, 400, INVALID, "messages[0].role"),
+    (TOKENIZE, "a condition alone", {"prompt": "x", "condition": "GPT4"}, 400, INVALID, "condition"),
+    (TOKENIZE, "model unknown", {"prompt": "x", "model": "gpt-4"}, 404, "model_not_found", "model"),
+    (TOKENIZE, "far too long", {"prompt": "x" * 5_000}, 400, TOO_LONG, "prompt"),
+    (TOKENIZE, "far too long messages", {"messages": [USER | {"content": "x" * 5_000}]}, 400, TOO_LONG, "messages"),
+    (TOKENIZE, "tools", {"messages": [USER], "tools": [{}]}, 400, UNSUPPORTED, "tools"),
+    (TOKENIZE, "a list", [], 400, INVALID, None),
+    (DETOKENIZE, "nothing", {}, 400, MISSING, "tokens"),
+    (DETOKENIZE, "tokens text", {"tokens": "x"}, 400, INVALID, "tokens"),
+    (DETOKENIZE, "a token text", {"tokens": ["1"]}, 400, INVALID, "tokens[0]"),
+    (DETOKENIZE, "a token below", {"tokens": [-1]}, 400, INVALID, "tokens[0]"),
+    (DETOKENIZE, "a token outside", {"tokens": [1, 99_999]}, 400, INVALID, "tokens"),
+    (DETOKENIZE, "model unknown", {"tokens": [1], "model": "gpt-4"}, 404, "model_not_found", "model"),
+    (DETOKENIZE, "model a number", {"tokens": [1], "model": 4}, 400, INVALID, "model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "param"),
+    [(row[0], *row[2:]) for row in OTHERS],
+    ids=[f"{row[0].rsplit('/', 1)[1]} {row[1]}" for row in OTHERS],
+)
+def test_so_it_is_at_the_other_addresses(
+    client: httpx.Client, path: str, body: Any, status: int, code: str, param: str | None
+) -> None:
+    response = client.post(path, content=body if isinstance(body, bytes) else json.dumps(body).encode(), headers=JSON)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (status, code, param), error
+    assert error["type"] == "invalid_request_error"
+    assert len(response.content) < 4_096
 
 
 @pytest.mark.parametrize(
@@ -237,4 +386,5 @@ def test_what_an_engine_cannot_do_is_refused_by_name() -> None:
 
 
 def test_the_table_is_long_enough_to_mean_something() -> None:
-    assert len(TABLE) >= 80
+    assert len(TABLE) >= 150
+    assert len(OTHERS) >= 50
