@@ -10,12 +10,15 @@ taken of which plan says which rows are left.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ochatctl.data.packing import plan_epoch
+from ochatctl.data.packing import COST_PER_SQUARED_TOKEN, plan_epoch
 from ochatctl.errors import DataError
+from ochatctl.memory import read_shape
+from ochatctl.memory.training import cost_per_squared_token
 
 Ints = npt.NDArray[np.int64]
 Bins = tuple[tuple[int, ...], ...]
@@ -109,6 +112,14 @@ class Course:
         return max((rows for leg in self.legs for bins in leg.steps for rows in bins), key=cost, default=())
 
 
+def attention_cost(model_dir: Path) -> float:
+    """Give what a squared token costs in this model; in one whose sizes nobody can read, what it costs in 13B."""
+    try:
+        return cost_per_squared_token(read_shape(model_dir))
+    except DataError:
+        return COST_PER_SQUARED_TOKEN
+
+
 def plan_course(
     lengths: npt.NDArray[np.integer],
     *,
@@ -116,6 +127,7 @@ def plan_course(
     bins_per_step: int,
     bin_tokens: int,
     seed: int,
+    squared_cost: float = COST_PER_SQUARED_TOKEN,
     after: Progress | None = None,
 ) -> Course:
     """Plan all epochs, or those that are left.
@@ -125,6 +137,10 @@ def plan_course(
     Raises:
         DataError: the rows cannot be planned, or are not those that `after` was planned with.
     """
+
+    def plan(rows: Ints, bins_per_step: int, bin_tokens: int, epoch: int) -> tuple[tuple[Bins, ...], str]:
+        return _plan(lengths, rows, bins_per_step, bin_tokens, seed, epoch, squared_cost)
+
     legs = []
     for epoch in range(after.epoch if after else 0, num_epochs):
         before: tuple[Segment, ...] = after.segments if after and epoch == after.epoch else ()
@@ -132,7 +148,9 @@ def plan_course(
         digest, rows_before = "", rows
         for segment in before:
             rows_before = rows
-            bins_of_steps, digest = _plan(lengths, rows, segment.bins_per_step, segment.bin_tokens, seed, epoch)
+            bins_of_steps, digest = _plan(
+                lengths, rows, segment.bins_per_step, segment.bin_tokens, seed, epoch, squared_cost
+            )
             taken = [row for bins in bins_of_steps[: segment.num_steps] for own in bins for row in own]
             rows = np.setdiff1d(rows, np.array(taken, dtype=np.int64))
         if after and before and digest != after.plan_digest:
@@ -146,7 +164,7 @@ def plan_course(
             before, num_taken, rows = before[:-1], last.num_steps, rows_before
         else:
             num_taken = 0
-        steps, digest = _plan(lengths, rows, bins_per_step, bin_tokens, seed, epoch)
+        steps, digest = plan(rows, bins_per_step, bin_tokens, epoch)
         legs.append(_Leg(epoch=epoch, before=before, num_taken=num_taken, steps=steps, digest=digest))
     taken_before = after.step if after else 0
     return Course(
@@ -159,7 +177,13 @@ def plan_course(
 
 
 def _plan(
-    lengths: npt.NDArray[np.integer], rows: Ints, bins_per_step: int, bin_tokens: int, seed: int, epoch: int
+    lengths: npt.NDArray[np.integer],
+    rows: Ints,
+    bins_per_step: int,
+    bin_tokens: int,
+    seed: int,
+    epoch: int,
+    squared_cost: float,
 ) -> tuple[tuple[Bins, ...], str]:
     """Plan some of the rows; give the steps and a digest of the plan and of what was planned."""
     state = hashlib.blake2b(rows.astype("<i8").tobytes() + lengths[rows].astype("<i8").tobytes(), digest_size=16)
@@ -169,7 +193,14 @@ def _plan(
         # The rest of an epoch may be too little for a step; ranks with an empty bin take part all the same.
         one_each = tuple((int(row),) for row in rows) + ((),) * (bins_per_step - len(rows))
         return (one_each,), state.hexdigest()
-    plan = plan_epoch(lengths[rows], bin_tokens=bin_tokens, bins_per_step=bins_per_step, seed=seed, epoch=epoch)
+    plan = plan_epoch(
+        lengths[rows],
+        bin_tokens=bin_tokens,
+        bins_per_step=bins_per_step,
+        seed=seed,
+        epoch=epoch,
+        cost_per_squared_token=squared_cost,
+    )
     state.update(plan.digest.encode())
     steps = tuple(tuple(tuple(int(rows[row]) for row in own) for own in bins) for bins in plan.steps)
     return steps, state.hexdigest()

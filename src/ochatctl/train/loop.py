@@ -17,11 +17,11 @@ from ochatctl.chat.families import load_family
 from ochatctl.config import read_run
 from ochatctl.data.conditions import RowConditions
 from ochatctl.data.dataset import PackedDataset, open_dataset
-from ochatctl.data.packing import COST_PER_SQUARED_TOKEN, pack
+from ochatctl.data.packing import pack
 from ochatctl.errors import OchatError
 from ochatctl.train.checkpoint import Exporter
 from ochatctl.train.config import TrainConfig
-from ochatctl.train.course import plan_course
+from ochatctl.train.course import attention_cost, plan_course
 from ochatctl.train.evaluation import Evaluation
 from ochatctl.train.faults import BadSteps, memory_hints
 from ochatctl.train.gauge import Gauge
@@ -54,12 +54,14 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
     family, tokenizer = load_family(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
     dataset = open_dataset(config.data_path)
     point = open_checkpoint(config.resume_from, check_parts=False) if config.resume_from else None
+    squared_cost = attention_cost(config.model_dir)
     course = plan_course(
         dataset.lengths,
         num_epochs=config.num_epochs,
         bins_per_step=config.bins_per_step,
         bin_tokens=config.batch_tokens,
         seed=config.seed,
+        squared_cost=squared_cost,
         after=point.manifest.progress if point else None,
     )
 
@@ -85,7 +87,7 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
         export.make_up_for(point.manifest.progress, course)
     if config.selfcheck:
         check_packing(strategy.model, ranks.device)
-    probe_memory(strategy, dataset, course.costliest(dataset.lengths, COST_PER_SQUARED_TOKEN), config, ranks)
+    probe_memory(strategy, dataset, course.costliest(dataset.lengths, squared_cost), config, ranks)
 
     began = time.perf_counter() - seconds_before
     is_compat = config.compat is not None

@@ -26,7 +26,7 @@ from ochatctl.train.checks import (
 )
 from ochatctl.train.choose_resume import Choice, choose_resume
 from ochatctl.train.config import OptimConfig, TrainConfig
-from ochatctl.train.course import Course, plan_course
+from ochatctl.train.course import Course, attention_cost, plan_course
 from ochatctl.train.data_files import find_train_file
 from ochatctl.train.deepspeed_json import Difference
 from ochatctl.train.disk import disk_need, resume_bytes, saves_resume
@@ -277,6 +277,7 @@ def _run_plan(choice: Choice, dataset: PackedDataset, plan: Plan, supervised: fl
         bins_per_step=config.bins_per_step,
         bin_tokens=config.batch_tokens,
         seed=config.seed,
+        squared_cost=attention_cost(config.model_dir),
         after=choice.point.manifest.progress if choice.point else None,
     )
     return RunPlan(
