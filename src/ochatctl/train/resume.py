@@ -35,6 +35,7 @@ FREE_KEYS = {
     "out_dir", "num_threads", "save_every_epochs", "save_every_steps", "save_every_seconds", "keep", "grace_seconds",
     "timeout_seconds", "max_bad_steps", "selfcheck", "num_nodes", "node_rank", "rendezvous", "resume_from",
     "trust_remote_code", "lora_save", "recompute", "base_name",
+    "eval_path", "eval_every_steps", "eval_every_epochs", "loggers",
 }  # fmt: skip
 RANK_KEYS = {"num_ranks", "accumulation_steps", "batch_tokens"}
 
