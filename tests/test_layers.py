@@ -108,7 +108,8 @@ def test_the_command_line_imports_only_light_modules_at_the_top() -> None:
 
 def test_nobody_outside_the_command_line_prints_exits_or_reads_arguments() -> None:
     for name, tree in modules():
-        if name.startswith("cli/") or name == "__main__.py":
+        # The loop is the program that a rank runs: `python -m ochatctl.train.loop run.json`.
+        if name.startswith("cli/") or name in ("__main__.py", "train/loop.py"):
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

@@ -38,7 +38,7 @@ def hold(out_dir: Path) -> Iterator[None]:
         holder = {
             "pid": os.getpid(),
             "host": platform.node(),
-            "command": shlex.join(sys.argv),
+            "command": shlex.join(sys.orig_argv),
             "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         file.write(json.dumps(holder) + "\n")
