@@ -9,7 +9,7 @@ from tokenizers_for_tests import write_sentencepiece
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import load_family, write_chat_files
-from ochatctl.data.dataset import DatasetInfo, split_path, write_dataset
+from ochatctl.data.dataset import DatasetInfo, Split, split_path, write_dataset
 from ochatctl.data.encode import to_row
 
 FAMILY = "openchat_v3.2"
@@ -53,12 +53,14 @@ def write_base(folder: Path, *, card: bool = True, eot: bool = True, config: Any
     return folder
 
 
-def write_data(prefix: Path, model_dir: Path, *, num_rows: int = 24, seed: int = 0, last: str = "") -> Path:
+def write_data(
+    prefix: Path, model_dir: Path, *, num_rows: int = 24, seed: int = 0, last: str = "", split: Split = "train"
+) -> Path:
     """Pack random conversations of two classes, the lesser one at weight 0.1; `last` is asked in the last one."""
     draw = random.Random(seed)
     family, tokenizer = load_family(model_dir, FAMILY)
     conditions = {"GPT4": 0, "GPT3": 0}
-    with write_dataset(split_path(prefix, "train")) as writer:
+    with write_dataset(split_path(prefix, split)) as writer:
         for index in range(num_rows):
             condition, weight = ("GPT3", 0.1) if index % 3 == 0 else ("GPT4", 1.0)
             asked = last if index == num_rows - 1 else ""

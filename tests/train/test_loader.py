@@ -64,9 +64,6 @@ def test_a_token_has_the_class_that_its_row_was_written_in(data: tuple[PackedDat
         assert names == ["GPT3" if weight < 0.5 else "GPT4" for weight in batch.inputs.weights_S.tolist()]
         assert batch.inputs.num_classes == len(classes.names)
     assert nums_classes == {1, 2}
-        1,
-        2,
-    }
 
 
 def test_an_empty_bin_is_a_batch_without_a_label(data: tuple[PackedDataset, RowClasses]) -> None:

@@ -24,8 +24,10 @@ from ochatctl.data.packing import plan_epoch
 from ochatctl.train.resume import open_checkpoint
 
 SEED, EPOCHS, LR, BATCH_TOKENS, RANKS, ACCUMULATION = 3, 2, 3e-3, 160, 2, 2
-SAVES, RESUMED_AFTER = "2epochs,2steps", 2
+SAVES, RESUMED_AFTER, EVAL_EVERY = "2epochs,2steps", 2, 3
 QUIET = {"OMP_NUM_THREADS": "1"}
+# What differs between two runs that are the same.
+TIMED = {"seconds", "tokens_per_second", "step_seconds", "stall_seconds", "eta_seconds", "memory_bytes"}
 STRATEGIES = [
     pytest.param(("fsdp",), id="fsdp"),
     *(
@@ -44,6 +46,7 @@ class Run:
     flags: tuple[str, ...]
     result: dict[str, Any]
     steps: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
 
 
 def command(base: Path, prefix: Path, out: Path, *more: str) -> list[str]:
@@ -58,10 +61,12 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("run")
     base = write_base(folder / "base", config=tiny_config(tie_word_embeddings=True))
     prefix = write_data(folder / "chats", base, num_rows=40)
+    write_data(prefix, base, num_rows=7, seed=1, split="eval")
     flags = (
         *("--strategy", *request.param, "--keep", "9"),
         *("--gpus", str(RANKS), "--accumulation", str(ACCUMULATION), "--batch-tokens", str(BATCH_TOKENS)),
         *("--epochs", str(EPOCHS), "--lr", str(LR), "--seed", str(SEED), "--save-every", SAVES, "--json"),
+        *("--eval-every", str(EVAL_EVERY)),
     )
     done = subprocess.run(
         command(base, prefix, folder / "out", *flags),
@@ -77,14 +82,20 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         out=folder / "out",
         flags=flags,
         result=json.loads(done.stdout),
-        steps=read_steps(folder / "out"),
+        steps=read_metrics(folder / "out", "loss"),
+        evals=read_metrics(folder / "out", "eval_loss"),
     )
 
 
-def read_steps(out: Path) -> list[dict[str, Any]]:
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(lines[0]) == {"format": "ochatctl-metrics", "version": 1}
-    return [json.loads(line) for line in lines[1:]]
+def read_metrics(out: Path, key: str) -> list[dict[str, Any]]:
+    """Give the lines that have `key`: `loss` are steps, `eval_loss` evaluations."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == {"format": "ochatctl-metrics", "version": 1}
+    return [line for line in lines[1:] if key in line]
+
+
+def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
 
 
 def plain_training(run: Run) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
@@ -143,6 +154,44 @@ def test_two_ranks_with_accumulation_equal_one_process_conversation_by_conversat
         assert (value - weights[name]).abs().max() <= max(2e-3 * moved, 1e-6), name
 
 
+def test_evaluation_is_the_mean_over_all_held_out_conversations(run: Run) -> None:
+    """Of the saved model, one conversation after the other; the laws above hold although it ran between the steps."""
+    from transformers import AutoModelForCausalLM
+
+    assert [line["step"] for line in run.evals] == [*range(EVAL_EVERY, len(run.steps), EVAL_EVERY), len(run.steps)]
+    assert run.evals[0]["eval_loss"] > run.evals[-1]["eval_loss"]
+    model = AutoModelForCausalLM.from_pretrained(run.out / f"ep_{EPOCHS}", dtype=torch.float32).eval()
+    held_out = open_dataset(split_path(run.prefix, "eval"))
+    sums: dict[str, list[float]] = {"GPT4": [0.0] * 4, "GPT3": [0.0] * 4}
+    for row in (held_out.row(index) for index in range(len(held_out))):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor(row.input_ids).long()[None]).logits[0]
+        labels, weights = torch.tensor(row.labels).long(), torch.tensor(row.loss_weights)
+        each = F.cross_entropy(logits, labels, reduction="none") * weights
+        right = (logits.argmax(dim=1) == labels)[weights != 0]
+        name = "GPT3" if row.loss_weights.max() < 0.5 else "GPT4"
+        for at, value in enumerate((each.sum(), weights.sum(), right.sum(), len(right))):
+            sums[name][at] += float(value)
+    last = run.evals[-1]
+    loss, weight, right, tokens = (sum(line[at] for line in sums.values()) for at in range(4))
+    assert last["eval_loss"] == run.result["eval_loss"] == pytest.approx(loss / weight, rel=1e-5)
+    assert (last["eval_accuracy"], last["tokens"]) == (pytest.approx(right / tokens), tokens)
+    assert last["class_losses"] == pytest.approx({name: line[0] / line[1] for name, line in sums.items()}, rel=1e-5)
+    assert last["class_accuracies"] == pytest.approx({name: line[2] / line[3] for name, line in sums.items()})
+
+
+def test_a_step_tells_its_classes_its_accuracy_and_what_it_took(run: Run) -> None:
+    for step in run.steps:
+        low, high = sorted(step["class_losses"].values())
+        assert set(step["class_losses"]) == {"GPT4", "GPT3"}
+        assert low < step["loss"] < high
+        assert 0 < step["stall_seconds"] < step["step_seconds"] < step["seconds"]
+        assert step["mfu"] is None, "the peak of a CPU is not known"
+        assert step["memory_bytes"] > 1e8
+    assert run.steps[0]["eta_seconds"] > run.steps[-1]["eta_seconds"] == 0
+    assert run.steps[-1]["accuracy"] > run.steps[0]["accuracy"]
+
+
 def test_the_learning_rate_ends_where_it_says(run: Run) -> None:
     lrs = [step["lr"] for step in run.steps]
     assert LR * 0.9 < max(lrs) <= LR
@@ -198,7 +247,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(run: Run
         if path.name != f"step_{RESUMED_AFTER}":
             shutil.rmtree(path)
     done = subprocess.run(
-        command(run.base, run.prefix, out, *run.flags),
+        # More evaluations than before change nothing in the steps.
+        command(run.base, run.prefix, out, *run.flags, "--eval-every", "1"),
         capture_output=True,
         text=True,
         timeout=300,
@@ -207,11 +257,9 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(run: Run
     assert done.returncode == 0, done.stderr
     assert f"going on after step {RESUMED_AFTER} of {len(run.steps)}" in done.stderr
     assert len(run.steps) > RESUMED_AFTER + 2
-    learnt = {"step", "num_steps", "epoch", "loss", "lr", "grad_norm", "tokens", "accuracy", "class_losses"}
-    steps, resumed = (
-        [{key: value for key, value in step.items() if key in learnt} for step in read_steps(folder)]
-        for folder in (run.out, out)
-    )
-    assert resumed == steps
+    assert untimed(read_metrics(out, "loss")) == untimed(run.steps)
+    evals = {line["step"]: line for line in untimed(read_metrics(out, "eval_loss"))}
+    assert sorted(evals) == list(range(RESUMED_AFTER, len(run.steps) + 1)), "after the checkpoint too"
+    assert [evals[line["step"]] for line in run.evals] == untimed(run.evals), "the same weights, the same figures"
     weights = f"ep_{EPOCHS}/model.safetensors"
     assert (out / weights).read_bytes() == (run.out / weights).read_bytes()
