@@ -16,6 +16,7 @@ from ochatctl.engine.base import Engine
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.serve.app import create_app
 from ochatctl.serve.config import AppConfig, LimitConfig
+from ochatctl.serve.connection import connection_class
 from ochatctl.serve.server import bind
 
 
@@ -44,12 +45,13 @@ def serving(family_name: str = "openchat_v3.2", engine: Any = None, **settings: 
     app = create_app(chosen, family, tokenizer, config)
     (listener,) = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none"))
+    http = connection_class(limits, app.state.outside.refused)
+    server = uvicorn.Server(uvicorn.Config(app, http=http, log_config=None, access_log=False, lifespan="on", ws="none"))
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def run() -> None:
         loops.append(asyncio.get_running_loop())
-        await chosen.start()
+        await app.state.outside.engine.start()  # through the queue, which learns the context then
         await server.serve(sockets=[listener])
         await chosen.close()
 

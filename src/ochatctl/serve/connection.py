@@ -37,6 +37,7 @@ class Connection(HttpToolsProtocol):
     _is_in_head = True
     # Bytes of the head as they came: a header is shown by the parser only once it is whole.
     _num_raw_bytes = 0
+    _num_chunk_bytes = 0
     _num_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -56,6 +57,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._num_chunk_bytes = len(data)
         if self._is_in_head:
             self._num_raw_bytes += len(data)
         super().data_received(data)
@@ -65,7 +67,9 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_head = True
-        self._num_raw_bytes = self._num_bytes = 0
+        # Of a later request on this connection, the first bytes may have come with the last of its forerunner.
+        self._num_raw_bytes = self._num_chunk_bytes if self.cycle is None else 1
+        self._num_bytes = 0
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.limits.header_timeout_seconds, self._head_is_late)
 

@@ -173,7 +173,7 @@ class RequestLogging:
             }
         if record.request is not None and self._log.level != "metadata":
             table["params"] = _asked(record.request, with_text=self._log.level == "text")
-        if record.answers is not None:
+        if record.answers:
             table["answers"] = ["".join(texts) for _, texts in sorted(record.answers.items())]
         if record.error:
             table["error"] = record.error

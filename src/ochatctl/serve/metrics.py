@@ -3,6 +3,7 @@
 Labels take only values from fixed sets: nothing that a client sends makes a new series.
 """
 
+import asyncio
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -11,6 +12,11 @@ from ochatctl.serve.queue import QueuedEngine
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+def num_tasks() -> int:
+    """Count the tasks of the running event loop."""
+    return len(asyncio.all_tasks())
 
 
 class Lossy(Protocol):
@@ -45,6 +51,7 @@ class Metrics:
         for name, text, read in (
             ("ochatctl_answers_running", "Answers that the engine is at.", lambda: queued.num_running),
             ("ochatctl_answers_waiting", "Answers that wait for a slot.", lambda: queued.num_waiting),
+            ("ochatctl_event_loop_tasks", "Tasks of the event loop.", num_tasks),
             ("ochatctl_log_lines_lost", "Request log lines that found no room.", lambda: log.num_lost),
         ):
             Gauge(name, text, registry=self._registry).set_function(read)

@@ -1,0 +1,271 @@
+"""Real processes and real signals: what a fault does to clients, and with what the server ends."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "scripted_server_for_tests.py"
+CHAT = "/v1/chat/completions"
+pytestmark = pytest.mark.slow
+
+
+def body(text: str = "x" * 40, **more: Any) -> dict[str, Any]:
+    return {"model": "echo", "messages": [{"role": "user", "content": text}], **more}
+
+
+@contextlib.contextmanager
+def scripted(**told: Any) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    command = [sys.executable, str(SCRIPT), json.dumps(told)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield server, f"http://127.0.0.1:{int(server.stdout.readline())}"
+    finally:
+        if server.poll() is None:
+            server.kill()
+        server.communicate()
+
+
+class Reader(threading.Thread):
+    """A client of a stream, in a thread."""
+
+    def __init__(self, url: str, **more: Any) -> None:
+        super().__init__()
+        self.url, self.more = url, more
+        self.begun = threading.Event()
+        self.text = ""
+        self.start()
+        assert self.begun.wait(10)
+
+    def run(self) -> None:
+        with httpx.stream("POST", self.url + CHAT, json=body(stream=True, **self.more), timeout=30) as response:
+            for text in response.iter_text():
+                self.text += text
+                self.begun.set()
+
+    def ended(self) -> str:
+        self.join(20)
+        assert not self.is_alive()
+        return self.text
+
+
+def wait_until(condition: Any, seconds: float = 10.0) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it never came"
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def gauge(url: str, name: str) -> float:
+    lines = httpx.get(url + "/metrics").text.splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def test_sigterm_drains_behind_a_shut_door_and_ends_with_0() -> None:
+    with scripted(echo={"delay_seconds": 0.05}) as (server, url):
+        readers = [Reader(url) for _ in range(3)]
+        server.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(url + "/ready").status_code == 503)
+        assert httpx.get(url + "/ready").json()["error"]["code"] == "shutting_down"
+        assert httpx.get(url + "/health").status_code == 200
+        refused = httpx.post(url + CHAT, json=body())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+        assert int(refused.headers["retry-after"]) > 0
+        assert all(reader.ended().endswith("[DONE]\n\n") for reader in readers)
+        assert server.wait(5) == 0
+
+
+def test_what_is_left_when_the_time_to_drain_is_over_gets_one_error_event() -> None:
+    with scripted(echo={"delay_seconds": 0.5}, limits={"drain_timeout_seconds": 0.5}) as (server, url):
+        reader = Reader(url)
+        began = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        assert reader.ended().count('"shutting_down"') == 1
+        assert "[DONE]" not in reader.text
+        assert server.wait(5) == 0
+        assert time.monotonic() - began < 4
+
+
+def test_a_second_signal_does_not_wait_for_streams() -> None:
+    with scripted(echo={"delay_seconds": 0.5}) as (server, url):
+        reader = Reader(url)
+        server.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(0.5)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(3) == 0
+        with contextlib.suppress(AssertionError):
+            reader.ended()
+        assert "[DONE]" not in reader.text
+
+
+def test_the_engines_death_is_one_event_a_stream_and_exit_7() -> None:
+    with scripted(echo={"delay_seconds": 0.05, "die_after_tokens": 30}) as (server, url):
+        readers = [Reader(url) for _ in range(4)]
+        for reader in readers:
+            assert reader.ended().count('"engine_unavailable"') == 1
+            assert "[DONE]" not in reader.text
+        assert server.wait(5) == 7
+
+
+def test_an_engine_that_hangs_is_found_out_and_exit_7() -> None:
+    with scripted(echo={"delay_seconds": 60}, limits={"stall_timeout_seconds": 0.5}) as (server, url):
+        plain = httpx.post(url + CHAT, json=body(), timeout=10)
+        assert (plain.status_code, plain.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert server.wait(5) == 7
+        assert server.stderr is not None
+        assert "is stuck" in server.stderr.read()
+
+
+def test_a_late_first_token_is_a_true_504_and_a_late_end_an_event() -> None:
+    limits = {"first_token_timeout_seconds": 0.3, "answer_timeout_seconds": 0.6}
+    with scripted(echo={"delay_seconds": 0.4}, limits=limits) as (_, url):
+        late = httpx.post(url + CHAT, json=body(stream=True), timeout=10)
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    with scripted(echo={"delay_seconds": 0.1}, limits=limits) as (_, url):
+        reader = Reader(url)
+        assert reader.ended().count('"deadline_exceeded"') == 1
+        assert "[DONE]" not in reader.text
+        wait_until(lambda: gauge(url, "ochatctl_answers_running") == 0)
+
+
+def test_a_full_queue_is_a_true_503_for_streams_too() -> None:
+    with scripted(echo={"delay_seconds": 0.05}, limits={"max_running": 1, "max_queue": 0}) as (_, url):
+        reader = Reader(url)
+        for stream in (False, True):
+            refused = httpx.post(url + CHAT, json=body(stream=stream))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+            assert int(refused.headers["retry-after"]) >= 1
+        assert reader.ended().endswith("[DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("how", ["close", "reset", "half-close"])
+def test_a_client_that_goes_away_frees_its_slot_within_250_ms(stream: bool, how: str) -> None:
+    with scripted(echo={"delay_seconds": 0.02}) as (_, url):
+        content = json.dumps(body("x" * 2000, stream=stream)).encode()
+        host, port = url.removeprefix("http://").split(":")
+        connection = socket.create_connection((host, int(port)))
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(content) + content
+        )
+        wait_until(lambda: gauge(url, "ochatctl_answers_running") == 1)
+        if how == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if how == "half-close":
+            connection.shutdown(socket.SHUT_WR)
+        else:
+            connection.close()
+        # Asking takes a few milliseconds of its own.
+        assert wait_until(lambda: gauge(url, "ochatctl_answers_running") == 0) < 0.25
+        connection.close()
+
+
+def test_sighup_reads_the_keys_again(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+
+    def keys(*arguments: str) -> str:
+        command = [sys.executable, "-m", "ochatctl", "keys", *arguments, "--file", str(file)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    old = keys("new", "--name", "old")
+    command = [
+        sys.executable,
+        "-m",
+        "ochatctl",
+        "serve",
+        "--engine",
+        "echo",
+        "--port",
+        "0",
+        "--api-keys-file",
+        str(file),
+    ]
+    log = tmp_path / "requests.log"
+    server = subprocess.Popen([*command, "--log-file", str(log)], stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        url = next(line for line in server.stderr if line.startswith("ready: ")).split()[1]
+
+        def status(key: str) -> int:
+            return httpx.get(f"{url}/models", headers={"authorization": f"Bearer {key}"}).status_code
+
+        assert status(old) == 200
+        new = keys("new", "--name", "new")
+        keys("revoke", "--name", "old")
+        assert (status(old), status(new)) == (200, 401)
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: status(new) == 200)
+        assert status(old) == 401
+        file.write_text("{")
+        server.send_signal(signal.SIGHUP)
+        line = next(line for line in server.stderr if line.startswith("keys: as before"))
+        assert "not valid JSON" in line
+        assert status(new) == 200
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(5) == 0
+        printed = server.stderr.read() + log.read_text()
+        assert '"key": "new"' in printed
+        assert not any(key in printed for key in (old, new))
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ten_thousand_clients_that_connect_and_go_leave_nothing_behind() -> None:
+    began = time.monotonic()
+    with scripted(echo={"delay_seconds": 0.005}) as (server, url):
+        host, port = url.removeprefix("http://").split(":")
+        requests = []
+        for stream in (False, True):
+            content = json.dumps(body("x" * 300, stream=stream)).encode()
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            requests.append(head + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+        half = requests[1][:-20]
+
+        def cycle(number: int) -> None:
+            with socket.create_connection((host, int(port)), timeout=10) as connection:
+                if number % 5 == 4:
+                    return
+                connection.sendall(half if number % 5 == 3 else requests[number % 2])
+                if number % 5 == 1:
+                    connection.recv(100)
+                if number % 2:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+        def settled() -> tuple[int, float]:
+            wait_until(lambda: gauge(url, "ochatctl_answers_running") == 0)
+            # The one request is the one that asks.
+            wait_until(lambda: gauge(url, "ochatctl_requests_running") == 1)
+            return len(os.listdir(f"/proc/{server.pid}/fd")), gauge(url, "ochatctl_event_loop_tasks")
+
+        for number in range(1_000):
+            cycle(number)
+        before, size = settled(), resident_bytes(server.pid)
+        for number in range(1_000, 10_000):
+            cycle(number)
+        wait_until(lambda: settled() == before)
+        assert resident_bytes(server.pid) - size <= 10_000_000
+        assert httpx.post(url + CHAT, json=body("still here")).status_code == 200
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(5) == 0
+    assert time.monotonic() - began < 90
