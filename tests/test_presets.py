@@ -10,6 +10,7 @@ from ochatctl.cli.app import app
 from ochatctl.cli.commands import register
 from ochatctl.config import build
 from ochatctl.errors import ConfigError
+from ochatctl.extras import has
 from ochatctl.presets import leaves, load_preset, merge, names, read_set
 from ochatctl.train.request import TrainRequest, flat
 from ochatctl.train.settings import read_request
@@ -130,9 +131,10 @@ def test_what_presets_prints_is_a_preset(tmp_path: Path) -> None:
     assert call("presets", "lorra").exit_code == 3
 
 
-def test_a_key_without_code_behind_it_is_refused_and_not_ignored(tmp_path: Path) -> None:
+@pytest.mark.skipif(has("bitsandbytes"), reason="bitsandbytes is installed")
+def test_what_needs_an_extra_that_is_not_installed_says_which(tmp_path: Path) -> None:
     words = ("--model", "m", "--data", "d", "--out", str(tmp_path / "o"), "--cpu", "--set")
-    for text in ("quantize=nf4", "optim.optimizer=adamw8bit"):
-        result = call("train", *words, text)
-        assert result.exit_code == 3
-        assert "is not implemented yet" in result.stderr
+    for more in (("quantize=nf4", "--lora", "r=4,alpha=8"), ("optim.optimizer=adamw8bit",)):
+        result = call("train", *words, *more)
+        assert result.exit_code == 5
+        assert "ochatctl[quant]" in result.stderr

@@ -65,7 +65,7 @@ def pack(
             "--context",
             min=1,
             metavar="TOKENS",
-            help="Longest row; default: the family's context or the model's; a longer one wants `train --rope-scaling`.",
+            help="Longest row; default: the family's context or the model's; beyond that, `train --rope-scaling`.",
         ),
     ] = None,
     carry_turns: Annotated[

@@ -70,11 +70,11 @@ def way_of(model: Any, device: torch.device, dtype: torch.dtype) -> Way:
     return choose_way(device, dtype, head_size, softcapped=softcapped)
 
 
-def register() -> None:
-    """Make the function known to transformers under `NAME`."""
+def register(function: Callable[..., Any] | None = None) -> None:
+    """Make the function, or one that wraps it, known to transformers under `NAME`."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, packed_attention)
+    AttentionInterface.register(NAME, function or packed_attention)
 
 
 def packed_attention(

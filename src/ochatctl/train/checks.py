@@ -120,6 +120,11 @@ def check_adapters(request: TrainRequest, model_dir: Path, family: Family, notes
         for key in (key for key, is_asked in keys.items() if is_asked):
             raise ConfigError(f"`{key}` is of use with `lora` alone", hint=request.command(lora="r=16,alpha=32"))
         return
+    if request.quantize != "none" and request.lora_save == "merged":
+        raise ConfigError(
+            "`lora_save = merged` is not possible with `quantize`: the weights are held in 4 bits",
+            hint="leave it out; `ochatctl merge` merges into the whole weights afterwards",
+        )
     if not has("peft"):
         raise MissingExtra("`peft` is not installed", hint="pip install 'ochatctl[train]'")
     card = read_card(model_dir)
@@ -128,6 +133,23 @@ def check_adapters(request: TrainRequest, model_dir: Path, family: Family, notes
             f"only adapters are trained: if `add-eot` gave this base its `{family.template.eot}`, that token keeps the "
             f"mean it began with; `{request.command(train_embeddings=True)}` trains embeddings and output layer too"
         )
+
+
+def check_quant_extra(request: TrainRequest, *, is_dry_run: bool) -> None:
+    """Refuse what bitsandbytes does where it is not installed; a dry run may plan for another machine.
+
+    Raises:
+        MissingExtra: with the pip command.
+    """
+    for key, is_asked in (("quantize", request.quantize != "none"), ("optim.optimizer", _is_8bit(request))):
+        if is_asked and not is_dry_run and not has("bitsandbytes"):
+            raise MissingExtra(
+                f"`{key}` needs `bitsandbytes`, which is not installed", hint="pip install 'ochatctl[quant]'"
+            )
+
+
+def _is_8bit(request: TrainRequest) -> bool:
+    return request.optim.optimizer == "adamw8bit"
 
 
 def _config_table(model_dir: Path) -> dict[str, Any]:

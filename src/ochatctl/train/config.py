@@ -120,6 +120,8 @@ class TrainConfig:
             read_rope_scaling(self.rope_scaling)
         _require(self.quantize == "none" or self.lora is not None, "quantize", self.quantize, "possible without `lora`")
         _require(not self.train_embeddings or self.lora is not None, "train_embeddings", True, "of use without `lora`")
+        # Inside what is compiled nobody sees the operations that selective recomputation chooses by.
+        _require(not self.compile or self.recompute != "selective", "recompute", "selective", "possible with `compile`")
         _require(self.num_threads >= 1, "num_threads", self.num_threads, "at least 1")
         _require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
         _require(self.offload != "all" or self.zero_stage == 3, "offload", self.offload, "possible below ZeRO stage 3")

@@ -39,6 +39,7 @@ def load_model(config: TrainConfig) -> torch.nn.Module:
             dtype=torch.float32 if config.lora is None else getattr(torch, config.dtype),
             attn_implementation=attention.NAME,
             trust_remote_code=config.trust_remote_code,
+            **_quantised(config),
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"`{config.model_dir}`: the model cannot be loaded: {error}") from error
@@ -49,8 +50,41 @@ def load_model(config: TrainConfig) -> torch.nn.Module:
         )
     recompute(model, config.recompute)
     take_packed(model)
+    if config.compile:
+        compile_layers(model)
     model.train()
     return model  # type: ignore[no-any-return]  # transformers is untyped here
+
+
+def _quantised(config: TrainConfig) -> dict[str, Any]:
+    """Give the arguments that have transformers load the layers' weights in 4 bits, on this rank's own device."""
+    if config.quantize == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+    )
+    device = torch.cuda.current_device() if config.device == "cuda" else "cpu"
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def compile_layers(model: Any) -> None:
+    """Compile each decoder layer in place: all are alike, so that the work is done once, and names stay as they are."""
+    # Attention stays outside: it goes by the rows' boundaries, which are others in every batch.
+    outside = torch.compiler.disable(attention.packed_attention)  # type: ignore[no-untyped-call]  # torch's own gap
+    attention.register(outside)
+    for layer in decoder_layers(model):
+        layer.compile(dynamic=True)
+
+
+def decoder_layers(model: Any) -> list[torch.nn.Module]:
+    """Give the blocks that transformers itself says must not be split."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def _check_padding_free(model: Any) -> None:

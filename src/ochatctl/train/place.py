@@ -40,6 +40,13 @@ def choose_strategy(request: TrainRequest, notes: list[str], *, is_dry_run: bool
     """Give the strategy that is asked for, or DeepSpeed where it can run; a dry run may plan for another machine."""
     keys = ("zero", "offload", "deepspeed")
     theirs = [key for key in keys if getattr(request, key) not in (None, "none", {})]
+    if request.quantize != "none" and (request.strategy == "deepspeed" or theirs):
+        raise ConfigError(
+            "`quantize` goes with FSDP2: DeepSpeed would cast the 4-bit weights", hint=request.command(strategy="fsdp")
+        )
+    if request.strategy == "auto" and request.quantize != "none":
+        notes.append("strategy FSDP2: it leaves weights in 4 bits as they are")
+        return "fsdp"
     if request.strategy == "fsdp":
         if theirs:
             raise ConfigError(

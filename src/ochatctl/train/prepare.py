@@ -20,6 +20,7 @@ from ochatctl.train.checks import (
     check_family,
     check_model,
     check_out,
+    check_quant_extra,
     choose_scaling,
     family_name,
     weight_bytes,
@@ -48,7 +49,6 @@ from ochatctl.train.place import choose_strategy, place
 from ochatctl.train.request import Source, TrainRequest, sources_of
 from ochatctl.train.save_every import read_save_every
 from ochatctl.train.schedule import auto_lr
-from ochatctl.train.unbuilt import refuse_unbuilt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +102,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     """
     model, data, out = _named(request)
     notes: list[str] = []
-    refuse_unbuilt(request)
+    check_quant_extra(request, is_dry_run=is_dry_run)
     if request.compat is not None:
         notes.append(
             f"as {request.compat}: the loss in bfloat16, the gradient divided by the ranks; rows are planned as ever"
@@ -264,9 +264,11 @@ def _lr(request: TrainRequest, family: Family, supervised: float, notes: list[st
 
 def _optim(request: TrainRequest, lr: float) -> OptimConfig:
     """Give the optimizer; what nobody asked for keeps its default."""
-    names = {field.name for field in fields(OptimConfig)} - {"lr"}
+    names = {field.name for field in fields(OptimConfig)} - {"lr", "optimizer"}
     asked = {name: getattr(request.optim, name) for name in names}
-    return OptimConfig(lr=lr, **{name: value for name, value in asked.items() if value is not None})
+    return OptimConfig(
+        lr=lr, optimizer=request.optim.optimizer, **{name: value for name, value in asked.items() if value is not None}
+    )
 
 
 def _run_plan(choice: Choice, dataset: PackedDataset, plan: Plan, supervised: float, notes: list[str]) -> RunPlan:

@@ -154,11 +154,12 @@ def check_config(old: TrainConfig, new: TrainConfig, point: ResumePoint | None) 
         ConfigError: names the keys that differ, or the number of ranks that DeepSpeed needs.
     """
     before, after = _flat(to_table(old)), _flat(to_table(new))
-    free = FREE_KEYS | (RANK_KEYS if new.strategy == "fsdp" or point is None else set())
+    free = FREE_KEYS | (RANK_KEYS if _takes_any_ranks(new) or point is None else set())
     changed = [key for key in before | after if before.get(key) != after.get(key) and key not in free]
     if point and changed and set(changed) <= RANK_KEYS and old.num_ranks != new.num_ranks:
         raise ConfigError(
-            f"`{point.path}` was written by {point.manifest.ranks} ranks, and DeepSpeed goes on with as many only, "
+            f"`{point.path}` was written by {point.manifest.ranks} ranks, and "
+            f"{'DeepSpeed' if new.strategy == 'deepspeed' else '8-bit AdamW'} goes on with as many only, "
             f"not with {new.num_ranks}",
             hint=f"the same command with `--gpus {point.manifest.ranks}`; `--strategy fsdp` runs take any number",
         )
@@ -168,6 +169,10 @@ def check_config(old: TrainConfig, new: TrainConfig, point: ResumePoint | None) 
             f"the run in `{new.out_dir}` was started with other values: {named}",
             hint="bring them back, name another `--out`, or start anew: `--resume no --yes`",
         )
+
+
+def _takes_any_ranks(config: TrainConfig) -> bool:
+    return config.strategy == "fsdp" and config.optim.optimizer == "adamw"
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
 from ochatctl.errors import ConfigError
+from ochatctl.extras import require
 from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.ranks import Ranks
 
@@ -76,14 +77,21 @@ def make_strategy(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> 
     raise ConfigError(f"unknown strategy `{config.strategy}`")
 
 
-def make_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """Make AdamW; vectors (norms and biases) do not decay."""
+def make_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """Make AdamW; vectors (norms and biases) do not decay.
+
+    Raises:
+        MissingExtra: 8-bit AdamW, and bitsandbytes is not installed.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if optim.optimizer == "adamw8bit":
+        adamw8bit = require("bitsandbytes", extra="quant").optim.AdamW8bit
+        return cast(torch.optim.Optimizer, adamw8bit(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps))
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 

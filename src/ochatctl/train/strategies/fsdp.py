@@ -10,7 +10,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.device_mesh import init_device_mesh
@@ -39,17 +45,23 @@ class FsdpStrategy:
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
         # The float32 copy is what is sharded and trained; the GPU computes on a cast of it.
         size_bytes = sum(parameter.nbytes for parameter in model.parameters())
+        # What is quantised cannot be cut, and is small: every rank has it whole.
+        whole = {parameter for parameter in model.parameters() if not parameter.is_floating_point()}
         # Memory is what a GPU is short of; between CPU processes the second gather costs more than it saves.
         reshard = ranks.device.type == "cuda"
         for layer in _layers(model) if size_bytes > _ONE_GROUP_BYTES else ():
-            fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
+            fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=whole)
+        fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=whole)
         self.model = model.to(ranks.device)
         self._device = ranks.device
         self._is_first = ranks.is_first
         self._saving_group: dist.ProcessGroup | None = None
         self._max_grad_norm = config.optim.max_grad_norm
-        self._optimizer = make_optimizer(model, config.optim)
+        # bitsandbytes knows nothing of sharded tensors: it is given each rank's own slices.
+        self._slices = _own_slices(model) if config.optim.optimizer == "adamw8bit" else None
+        trained = model if self._slices is None else torch.nn.ParameterList(own for _, own in self._slices)
+        self._optimizer = make_optimizer(trained, config.optim)
+        self._own_file = f"optimizer_{ranks.rank}.pt"
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         torch.autograd.backward(loss)
@@ -58,8 +70,11 @@ class FsdpStrategy:
         grad_norm = self._clip()
         if math.isfinite(grad_norm):
             set_lr(self._optimizer, lr)
+            for parameter, own in self._slices or ():
+                own.grad = None if parameter.grad is None else _own_slice(parameter.grad)
             self._optimizer.step()
         self._optimizer.zero_grad()
+        self.model.zero_grad()
         return grad_norm
 
     def _clip(self) -> float:
@@ -96,8 +111,10 @@ class FsdpStrategy:
         # Given as the writer, it is the stager as well: a copy on CPU is taken before this returns.
         writer = FileSystemWriter(folder, sync_files=False)
         try:
+            if self._slices is not None:
+                torch.save(self._optimizer.state_dict(), folder / self._own_file)
             future = async_save(self._state(), storage_writer=writer, process_group=self._saving_group)
-        except (OSError, CheckpointException) as error:
+        except (OSError, RuntimeError, CheckpointException) as error:
             raise SaveFault(_reason(error)) from error
         assert isinstance(future, Future)
 
@@ -112,6 +129,10 @@ class FsdpStrategy:
     def load_shards(self, folder: Path) -> None:
         state = self._state()
         load(state, storage_reader=FileSystemReader(folder))
+        if self._slices is not None:
+            set_model_state_dict(self.model, state["model"], options=_ONLY_TRAINED)
+            self._optimizer.load_state_dict(torch.load(folder / self._own_file, weights_only=True))
+            return
         set_state_dict(
             self.model,
             self._optimizer,
@@ -121,8 +142,16 @@ class FsdpStrategy:
         )
 
     def _state(self) -> dict[str, Any]:
+        if self._slices is not None:
+            return {"model": get_model_state_dict(self.model, options=_ONLY_TRAINED)}
         model, optimizer = get_state_dict(self.model, self._optimizer, options=_ONLY_TRAINED)
         return {"model": model, "optimizer": optimizer}
+
+
+def _own_slices(model: torch.nn.Module) -> list[tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+    """Give each trained weight with this rank's slice of it, in the same memory; nothing where that is empty."""
+    both = [(p, torch.nn.Parameter(_own_slice(p.detach()))) for p in model.parameters() if p.requires_grad]
+    return [(parameter, own) for parameter, own in both if own.numel()]
 
 
 def _own_slice(gradient: torch.Tensor) -> torch.Tensor:
