@@ -6,11 +6,12 @@
 import contextlib
 import dataclasses
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ochatctl.config import did_you_mean, to_table
-from ochatctl.errors import ConfigError
+from ochatctl.errors import ConfigError, EnvironmentProblem
 from ochatctl.extras import require
 from ochatctl.files import atomic_file
 from ochatctl.train.config import LoggerName, TrainConfig
@@ -55,6 +56,9 @@ class WandbLogger:
     """Sends to Weights & Biases, or as `WANDB_MODE` says; an interrupted run goes on as the same one there.
 
     `WANDB_PROJECT`, `WANDB_ENTITY` and the like hold; the project is else `ochatctl`, and the name that of the folder.
+
+    Raises:
+        EnvironmentProblem: nobody is logged in, or it cannot be reached.
     """
 
     def __init__(self, config: TrainConfig, *, after_step: int) -> None:
@@ -63,19 +67,24 @@ class WandbLogger:
         if after_step and id_path.is_file():
             run_id = id_path.read_text(encoding="utf-8").strip()
         else:
-            run_id = str(wandb.util.generate_id())
+            run_id = secrets.token_hex(4)
             with atomic_file(id_path) as part:
                 part.write_text(run_id + "\n", encoding="utf-8")
-        self._run: Any = wandb.init(
-            id=run_id,
-            resume="allow",
-            project=os.environ.get("WANDB_PROJECT", _WANDB_PROJECT),
-            name=os.environ.get("WANDB_NAME", config.out_dir.name),
-            dir=str(config.out_dir),
-            config=to_table(config),
-            # Our standard output is for the parent.
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        try:
+            self._run: Any = wandb.init(
+                id=run_id,
+                resume="allow",
+                project=os.environ.get("WANDB_PROJECT", _WANDB_PROJECT),
+                name=os.environ.get("WANDB_NAME", config.out_dir.name),
+                dir=str(config.out_dir),
+                config=to_table(config),
+                # Our standard output is for the parent.
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        except wandb.Error as error:
+            raise EnvironmentProblem(
+                f"wandb: {error}", hint="`wandb login`, or `WANDB_MODE=offline` before the command"
+            ) from error
         # wandb's own count never goes back; ours does, to the checkpoint that a run goes on from.
         self._run.define_metric("*", step_metric="step")
 
