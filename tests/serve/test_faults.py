@@ -164,14 +164,17 @@ def test_a_client_that_goes_away_frees_its_slot_within_250_ms(stream: bool, how:
             b"Content-Length: %d\r\n\r\n" % len(content) + content
         )
         wait_until(lambda: gauge(url, "ochatctl_answers_running") == 1)
+        asking = time.monotonic()
+        gauge(url, "ochatctl_answers_running")
+        asking = time.monotonic() - asking
         if how == "reset":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         if how == "half-close":
             connection.shutdown(socket.SHUT_WR)
         else:
             connection.close()
-        # Asking takes a few milliseconds of its own.
-        assert wait_until(lambda: gauge(url, "ochatctl_answers_running") == 0) < 0.25
+        # To ask takes time of its own, and more of it on a busy machine.
+        assert wait_until(lambda: gauge(url, "ochatctl_answers_running") == 0) < 0.25 + 2 * asking
         connection.close()
 
 
@@ -252,18 +255,23 @@ def test_ten_thousand_clients_that_connect_and_go_leave_nothing_behind() -> None
                 if number % 2:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
-        def settled() -> tuple[int, float]:
+        def left() -> tuple[int, float]:
+            """Give the open descriptors and the tasks, once no request is under way but the one that asks."""
             wait_until(lambda: gauge(url, "ochatctl_answers_running") == 0)
-            # The one request is the one that asks.
             wait_until(lambda: gauge(url, "ochatctl_requests_running") == 1)
             return len(os.listdir(f"/proc/{server.pid}/fd")), gauge(url, "ochatctl_event_loop_tasks")
 
+        def is_settled() -> bool:
+            # The connection that asked last may still be closing.
+            num_files, num_tasks = left()
+            return num_files <= before[0] + 1 and num_tasks <= before[1]
+
         for number in range(1_000):
             cycle(number)
-        before, size = settled(), resident_bytes(server.pid)
+        before, size = left(), resident_bytes(server.pid)
         for number in range(1_000, 10_000):
             cycle(number)
-        wait_until(lambda: settled() == before)
+        wait_until(is_settled)
         assert resident_bytes(server.pid) - size <= 10_000_000
         assert httpx.post(url + CHAT, json=body("still here")).status_code == 200
         server.send_signal(signal.SIGTERM)
