@@ -1,5 +1,6 @@
 """`ochatctl serve`: OpenChat's own lines, and one real process."""
 
+import json
 import os
 import re
 import signal
@@ -58,10 +59,90 @@ def test_openchats_lines_parse_and_end_with_what_to_do(
 
 
 def test_a_flag_that_the_engine_cannot_honour_is_never_ignored() -> None:
-    for flag in (["--tp", "2"], ["--gpu-memory-utilization", "0.5"]):
+    others = (["--quantization", "awq"], ["--engine-arg", "swap_space=4"], ["--dtype", "bfloat16"])
+    for flag in (["--tp", "2"], ["--gpu-memory-utilization", "0.5"], *others):
         code, said = call("--engine", "echo", "--port", "0", *flag)
         assert code == 3, said
         assert flag[0] in said
+
+
+def test_a_flag_that_is_unknown_is_named_with_the_way_to_vllm() -> None:
+    code, said = call("--engine", "echo", "--swap-space", "4")
+    assert (code, "`--swap-space`" in said, "--engine-arg swap_space=4" in said) == (2, True, True)
+    code, said = call("--engine", "echo", "--max-quue=3")
+    assert (code, "did you mean `--max-queue`" in said) == (2, True)
+
+
+def test_every_limit_is_a_flag_with_its_default() -> None:
+    from dataclasses import asdict
+
+    from ochatctl.serve.config import LimitConfig
+
+    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    params = {param.name: param for param in command.params}
+    limits = asdict(LimitConfig())
+    assert len(limits) > 15
+    assert {name: params[name].default for name in limits} == limits
+    assert all(params[name].show_default for name in limits)
+
+
+def test_a_preset_gives_way_to_what_is_typed(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    preset.write_text('command = "serve"\nengine = "echo"\nmax_model_len = 99\nport = 0\n')
+    result = CliRunner().invoke(app, ["serve", "--preset", str(preset), "--dry-run", "--json"])
+    assert (result.exit_code, json.loads(result.stdout)["context_tokens"]) == (0, 99), result.stderr
+    result = CliRunner().invoke(app, ["serve", "--preset", str(preset), "--max-model-len", "77", "--dry-run"])
+    assert "77 tokens of context" in result.stdout
+    preset.write_text('command = "serve"\nmax_quue = 1\n')
+    code, said = call("--preset", str(preset))
+    assert (code, "did you mean `max_queue`" in said) == (3, True)
+    assert call("--preset", "laptop")[0] == 3
+
+
+def test_the_presets_for_serving_are_flags() -> None:
+    from ochatctl.presets import load_preset, names
+
+    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    presets = [preset for preset in map(load_preset, names()) if preset.command == "serve"]
+    assert presets
+    for preset in presets:
+        assert set(preset.table) <= {param.name for param in command.params}, preset.name
+
+
+def test_a_dry_run_tells_the_memory_by_part_and_loads_nothing(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.zeros((1000, 10), np.float16)}, tmp_path / "model.safetensors")
+    sizes = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"max_position_embeddings": 512, "model_type": "llama"}))
+    from ochatctl.chat.byte_tokenizer import ByteTokenizer
+    from ochatctl.chat.families import get_family
+    from ochatctl.cli.serve_plan import describe_plan
+    from ochatctl.engine.echo import EchoEngine
+    from ochatctl.engine.load import LoadConfig, LoadedModel
+    from ochatctl.serve.config import ServeConfig
+    from ochatctl.serve.plan import make_plan
+
+    family = get_family("chatml")
+    tokenizer = ByteTokenizer(family.template.control_strings)
+    model = LoadedModel(
+        engine=EchoEngine(tokenizer), family=family, tokenizer=tokenizer, stop_token_ids=(), trained_conditions=(),
+        names=("x",), folder=tmp_path,
+    )  # fmt: skip
+    plan = make_plan(ServeConfig(load=LoadConfig(model=str(tmp_path), max_model_len=100)), model)
+    assert plan.need is not None
+    assert [part.num_bytes for part in plan.need.parts] == [20_000, 2 * 2 * 4 * 16 * 2 * 100]
+    assert (plan.context_tokens, plan.fits) == (100, True)
+    assert "KV cache of 100 tokens" in describe_plan(plan)
+
+
+def test_a_certificate_that_cannot_be_used_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "bad.pem").write_text("no PEM")
+    for name in ("bad.pem", "none.pem"):
+        code, said = call("--engine", "echo", "--port", "0", "--ssl-certfile", str(tmp_path / name))
+        assert (code, name in said) == (5, True)
+    assert call("--engine", "echo", "--port", "0", "--ssl-keyfile", str(tmp_path / "bad.pem"))[0] == 2
 
 
 def test_other_machines_may_call_only_with_a_key_or_a_word() -> None:

@@ -250,7 +250,7 @@ def test_ten_thousand_clients_that_connect_and_go_leave_nothing_behind() -> None
                 if number % 5 == 4:
                     return
                 connection.sendall(half if number % 5 == 3 else requests[number % 2])
-                if number % 5 == 1:
+                if number % 10 == 1:
                     connection.recv(100)
                 if number % 2:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
