@@ -110,10 +110,8 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
             if skipped:
                 report.send(skipped)
             else:
-                speed, figures = (
-                    gauge.see(planned, step_seconds=now - step_began),
-                    figures_of(step.tally_C5, classes.names),
-                )
+                speed = gauge.see(planned, step_seconds=now - step_began)
+                figures = figures_of(step.tally_C5, classes.names)
                 report.write(
                     Stepped(
                         step=planned.step,
