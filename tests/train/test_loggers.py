@@ -42,21 +42,28 @@ def test_numbers_have_names_by_room_and_class_and_what_is_not_known_has_none() -
     assert not any(name.endswith("/step") for name in (*step, *evaluated))
 
 
-# wandb's own service cannot be looked into; its offline file can, by a process of its own: wandb warns when imported.
+# An offline file is LevelDB's log: blocks of 32 KiB, records in them behind a checksum, a length and a type, which says
+# whether it goes on in the next. In a process of its own, since wandb warns when it is imported.
 _READ_WANDB = """
-import json, sys
+import json, struct, sys
 from wandb.proto import wandb_internal_pb2
-from wandb.sdk.internal.datastore import DataStore
-store = DataStore()
-store.open_for_scan(sys.argv[1])
-while (data := store.scan_data()) is not None:
-    record = wandb_internal_pb2.Record()
-    record.ParseFromString(data)
-    if record.HasField("run"):
-        print(json.dumps({"id": record.run.run_id}))
-    if record.HasField("history"):
-        print(json.dumps({item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                          for item in record.history.item}))
+data, at, whole = open(sys.argv[1], "rb").read(), 7, b""
+while at + 7 <= len(data):
+    left = 32768 - at % 32768
+    length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+    if left < 7 or kind == 0:
+        at += left
+        continue
+    whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
+    if kind in (1, 4):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(whole)
+        whole = b""
+        if record.HasField("run"):
+            print(json.dumps({"id": record.run.run_id}))
+        if record.HasField("history"):
+            items = record.history.item
+            print(json.dumps({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}))
 """
 
 
@@ -65,7 +72,7 @@ def test_two_ranks_with_fewer_rows_than_ranks_log_to_tensorboard_and_wandb_offli
     pytest.importorskip("tensorboard")
     pytest.importorskip("wandb")
     base = write_base(tmp_path / "base")
-    prefix = write_data(tmp_path / "chats", base, num_rows=8)
+    prefix = write_data(tmp_path / "chats", base, num_rows=16)
     write_data(prefix, base, num_rows=1, split="eval")
     out = tmp_path / "out"
     flags = (
