@@ -11,6 +11,8 @@ from ochatctl.chat.families import load_family
 from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.data.packing import pack
 from ochatctl.errors import ConfigError
+from ochatctl.memory import read_shape
+from ochatctl.memory.training import adapter_params
 from ochatctl.train.checkpoint import save_checkpoint
 from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.loss import batch_loss
@@ -87,6 +89,8 @@ def test_an_adapter_is_read_by_peft_and_merged_as_peft_merges_it(embeddings: boo
     expected = logits(model)
     assert (expected - before).abs().max() > 0.05, "nothing was learnt"
     frozen = {name.replace(".base_layer", ""): p for name, p in model.named_parameters() if not p.requires_grad}
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert num_trained == adapter_params(read_shape(base), 4, with_tables=embeddings)
     own = dict(plain.named_parameters())
     assert len(frozen) >= 18
     assert ("lm_head.weight" in frozen) != (embeddings or tied)
@@ -141,3 +145,31 @@ def test_packed_rows_give_adapters_the_gradient_of_the_conversations_one_by_one(
 def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`q_prj` cannot be given adapters"):
         load_model(config_for(write_base(tmp_path / "base"), lora="r=4,alpha=6,targets=q_prj"))
+
+
+def test_what_is_trained_is_in_float32_beside_a_base_in_half(tmp_path: Path) -> None:
+    model = load_model(config_for(write_base(tmp_path / "base"), dtype="bfloat16", train_embeddings=True))
+    dtypes = {flag: {p.dtype for p in model.parameters() if p.requires_grad == flag} for flag in (True, False)}
+    assert dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_loss_and_gradient(tmp_path: Path) -> None:
+    import shutil
+
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    base = write_base(tmp_path / "base", config=tiny_config(num_hidden_layers=1))
+    dataset = open_dataset(split_path(write_data(tmp_path / "chats", base), "train"))
+    found = []
+    for compiled in (False, True):
+        model = load_model(config_for(base, compile=compiled, lora=None))
+        assert any(module._compiled_call_impl is not None for module in model.modules()) == compiled
+        loss = batch_loss(
+            model, pack([dataset.row(index) for index in range(5)], step_loss_weight=9.0), torch.device("cpu")
+        )
+        loss.backward()
+        found.append((loss, [parameter.grad for parameter in model.parameters()]))
+    torch.testing.assert_close(*(loss for loss, _ in found), rtol=1e-5, atol=1e-5)
+    for plain, compiled_gradient in zip(*(gradients for _, gradients in found), strict=True):
+        torch.testing.assert_close(plain, compiled_gradient, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ Standard library only. The parts that are weights, gradients and optimizer follo
 held by a test that counts tensors; activations and workspace are estimates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ochatctl.memory import Need, Part, Shape, Weights, add_up, count_weights
@@ -29,7 +29,11 @@ Recompute = Literal["none", "selective", "full"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """How a model is spread over GPUs, or over CPU processes, and what is computed twice."""
+    """How a model is spread over GPUs, or over CPU processes, and what is computed twice.
+
+    `trained_params` are those beside frozen weights; None: all weights are trained. `is_4bit` is of the frozen ones,
+    `is_8bit` of the optimizer's moments.
+    """
 
     strategy: Literal["deepspeed", "fsdp"] = "deepspeed"
     zero_stage: int = 2
@@ -38,6 +42,17 @@ class Spread:
     is_half: bool = True
     recompute: Recompute = "full"
     on_cpu: bool = False
+    trained_params: int | None = None
+    is_4bit: bool = False
+    is_8bit: bool = False
+
+
+def adapter_params(shape: Shape, rank: int, *, with_tables: bool = False) -> int:
+    """Count the parameters of adapters on every linear layer of a Llama-like model, and of its tables where trained."""
+    hidden, heads, kv = shape.hidden_size, shape.num_heads * shape.head_size, shape.num_kv_heads * shape.head_size
+    attention = 2 * (hidden + heads) + 2 * (hidden + kv)
+    tables = shape.vocab_size * hidden * (1 if shape.is_tied else 2) if with_tables else 0
+    return shape.num_layers * rank * (attention + 3 * (hidden + shape.intermediate_size)) + tables
 
 
 def training_need(weights: Weights, shape: Shape, *, num_tokens: int, spread: Spread) -> Need:
@@ -51,22 +66,26 @@ def training_need(weights: Weights, shape: Shape, *, num_tokens: int, spread: Sp
 
 def host_bytes(weights: Weights, spread: Spread) -> int:
     """Give the main memory that all ranks together need for what is moved out of the GPUs."""
-    params = weights.num_params
+    params = weights.num_params if spread.trained_params is None else spread.trained_params
     moved = 16 * params if spread.offload != "none" else 0  # fp32 weights, two moments and the gradient
     return moved + (2 * params if spread.offload == "all" else 0)
 
 
 def state_parts(weights: Weights, spread: Spread) -> tuple[Part, ...]:
     """Give weights, gradients and optimizer state of a rank, as the strategy shards them."""
+    if spread.trained_params is not None:
+        trained = Weights(num_params=spread.trained_params, num_bytes=0, dtypes={})
+        return (_frozen_part(weights, spread), *state_parts(trained, replace(spread, trained_params=None)))
     params, num = weights.num_params, spread.num_ranks
+    moments, moments_are = (2, "8 bits") if spread.is_8bit else (8, "fp32")
     if spread.strategy == "fsdp":
-        shares = {"weights": (4, num), "gradients": (4, num), "optimizer": (8, num)}
-        whats = {"weights": "fp32", "gradients": "fp32", "optimizer": "two moments in fp32"}
+        shares = {"weights": (4, num), "gradients": (4, num), "optimizer": (moments, num)}
+        whats = {"weights": "fp32", "gradients": "fp32", "optimizer": f"two moments in {moments_are}"}
     else:
         size = 2 if spread.is_half else 4
         stage = spread.zero_stage
         # In fp32 and without sharding the optimizer works on the weights themselves; else it has its own copy.
-        own = 8 if stage == 0 and not spread.is_half else 12
+        own = moments if stage == 0 and not spread.is_half else 4 + moments
         shares = {
             "weights": (size if spread.offload != "all" else 0, num if stage == 3 else 1),
             "gradients": (size if spread.offload == "none" else 0, num if stage >= 2 else 1),
@@ -76,7 +95,7 @@ def state_parts(weights: Weights, spread: Spread) -> tuple[Part, ...]:
         whats = {
             "weights": kind,
             "gradients": kind,
-            "optimizer": "fp32 weights and two moments" if own == 12 else "two moments in fp32",
+            "optimizer": ("fp32 weights and " if own > moments else "") + f"two moments in {moments_are}",
         }
     return tuple(
         Part(
@@ -87,6 +106,26 @@ def state_parts(weights: Weights, spread: Spread) -> tuple[Part, ...]:
             else "in main memory",
         )
         for name, (size, share) in shares.items()
+    )
+
+
+def _frozen_part(weights: Weights, spread: Spread) -> Part:
+    """Give the weights beside adapters: sharded as trained ones are, but for those in 4 bits, which are whole."""
+    if spread.is_4bit:
+        # With their scales, and a share for tables and norms, which stay as they are.
+        return Part(
+            name="frozen weights",
+            num_bytes=int(0.7 * weights.num_params),
+            formula="about 0.7 bytes a parameter (4 bits)",
+        )
+    share = spread.num_ranks if spread.strategy == "fsdp" or spread.zero_stage == 3 else 1
+    size, kind = (2, "bf16") if spread.is_half else (4, "fp32")
+    if spread.offload == "all":
+        return Part(name="frozen weights", num_bytes=0, formula="in main memory")
+    return Part(
+        name="frozen weights",
+        num_bytes=-(-size * weights.num_params // share),
+        formula=f"{size} bytes a parameter ({kind})" + (f" / {share} ranks" if share > 1 else ""),
     )
 
 

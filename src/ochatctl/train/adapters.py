@@ -50,11 +50,12 @@ def add_adapters(model: Any, spec: LoraSpec, *, base_name: str, train_embeddings
     if model.config.get_text_config().tie_word_embeddings and tables:
         # One table under two names; peft ties them again.
         config.modules_to_save, config.ensure_weight_tying = config.modules_to_save[:1], True
-    for table in tables.values():
-        for parameter in table.parameters():
-            # In the precision that the optimizer wants; a frozen base may be in half.
+    for parameter in (parameter for table in tables.values() for parameter in table.parameters()):
+        parameter.requires_grad_(True)
+    # In the precision that the optimizer wants; a frozen base may be in half.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
             parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
 
 
 def write_adapter(folder: Path, model: Any, state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:

@@ -27,6 +27,7 @@ from ochatctl.memory import (
 from ochatctl.memory.training import (
     ASSUMED_MFU,
     Spread,
+    adapter_params,
     host_bytes,
     peak_tflops,
     state_parts,
@@ -36,6 +37,7 @@ from ochatctl.memory.training import (
 from ochatctl.train.config import Recompute, TrainConfig
 from ochatctl.train.disk import resume_bytes, saves_resume
 from ochatctl.train.request import TrainRequest
+from ochatctl.train.spec import read_lora
 
 # From the fastest on.
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
@@ -123,7 +125,9 @@ def find_device(*, on_cpu: bool, num_ranks: int, gpu_memory_gb: float | None) ->
     return Device(name=least.name, total_bytes=least.total_bytes, is_here=True)
 
 
-def spread_of(request: TrainRequest, *, strategy: str, zero_stage: int, num_ranks: int) -> Spread:
+def spread_of(
+    request: TrainRequest, *, strategy: str, zero_stage: int, num_ranks: int, model: Model | None = None
+) -> Spread:
     """Give how a request's model would be spread."""
     return Spread(
         strategy="fsdp" if strategy == "fsdp" else "deepspeed",
@@ -134,6 +138,11 @@ def spread_of(request: TrainRequest, *, strategy: str, zero_stage: int, num_rank
         # Automatic: as if all were, until the batch is known.
         recompute="full" if request.ac == "auto" else request.ac,
         on_cpu=request.cpu,
+        trained_params=None
+        if request.lora is None or model is None
+        else adapter_params(model.shape, read_lora(request.lora).r, with_tables=request.train_embeddings),
+        is_4bit=request.quantize != "none",
+        is_8bit=request.optim.optimizer == "adamw8bit",
     )
 
 
@@ -186,7 +195,7 @@ def estimate(
         device=device,
         memory=training_need(model.weights, model.shape, num_tokens=config.batch_tokens, spread=spread),
         host_bytes=host_bytes(model.weights, spread),
-        disk=_disk(config, model, saved_bytes),
+        disk=_disk(config, trained_params(model, spread), saved_bytes),
         disk_free_bytes=disk_free_bytes(config.out_dir),
         flops=flops,
         hours=() if spread.on_cpu else tuple(_hours(flops, spread, device, config.num_ranks)),
@@ -241,16 +250,25 @@ def _what_fits(request: TrainRequest, known: Estimate, spread: Spread, num_token
     return ""
 
 
-def _disk(config: TrainConfig, model: Model, saved_bytes: int) -> tuple[Part, ...]:
+def trained_params(model: Model, spread: Spread) -> int:
+    """Give how many parameters the optimizer has."""
+    return model.weights.num_params if spread.trained_params is None else spread.trained_params
+
+
+def _disk(config: TrainConfig, num_params: int, saved_bytes: int) -> tuple[Part, ...]:
     """Give a part a saved epoch, and one for resume checkpoints: the new one is whole before an old one goes."""
     saved = tuple(
-        Part(name=f"ep_{epoch + 1}", num_bytes=saved_bytes, formula="the model, in the base's own precision")
+        Part(
+            name=f"ep_{epoch + 1}",
+            num_bytes=saved_bytes,
+            formula="adapters, in fp32" if config.saves_adapter else "the model, in the base's own precision",
+        )
         for epoch in range(config.num_epochs)
         if config.saves_after(epoch)
     )
     if not saves_resume(config):
         return saved
-    each, times = resume_bytes(config, model.weights.num_params), config.keep + 1
+    each, times = resume_bytes(config, num_params), config.keep + 1
     what = f"{each / 1e9:.2f} GB each, weights and optimizer: {config.keep} kept, and one while it is written"
     return (*saved, Part(name="resume checkpoints", num_bytes=times * each, formula=what))
 

@@ -40,6 +40,7 @@ from ochatctl.train.estimate import (
     fits,
     read_model,
     spread_of,
+    trained_params,
 )
 from ochatctl.train.eval_every import plan_eval
 from ochatctl.train.launch_lines import launcher_argv
@@ -132,7 +133,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     evaluation = plan_eval(request, data_path, model_dir, notes)
     size = read_model(model_dir)
     zero_stage = (3 if request.offload == "all" else 2) if request.zero is None else request.zero
-    spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks)
+    spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks, model=size)
     rank_device = find_device(on_cpu=request.cpu, num_ranks=num_ranks // request.nodes, gpu_memory_gb=gpu_memory_gb)
     batch = choose_batch(
         request,
@@ -194,8 +195,11 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     )
     choice = choose_resume(request, config, notes)
     saved_bytes = weight_bytes(model_dir) or (size.weights.num_bytes if size else 0)
+    num_trained = trained_params(size, spread) if size else saved_bytes // 2
+    if config.saves_adapter and size:
+        saved_bytes = 4 * num_trained
     # Where the config says nothing, two bytes a parameter are as good a guess as any.
-    need_bytes = _disk_need(choice, saved_bytes, size.weights.num_params if size else saved_bytes // 2, notes)
+    need_bytes = _disk_need(choice, saved_bytes, num_trained, notes)
     if rank_device.is_here or not is_dry_run:
         require_disk(out, need_bytes=need_bytes)
     known = None
