@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from ochatctl.extras import has
 
 SCRIPT = Path(__file__).parent.parent / "scripted_server_for_tests.py"
 CHAT = "/v1/chat/completions"
@@ -227,6 +231,54 @@ def test_sighup_reads_the_keys_again(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.communicate()
+
+
+@contextlib.contextmanager
+def served(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    command = [sys.executable, "-m", "ochatctl", "serve", "--port", "0", "--disable-log-requests", *arguments]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        yield server, next(line for line in server.stderr if line.startswith("ready: ")).split()[1]
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs `openssl` to make a certificate")
+def test_https_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with served("--engine", "echo", "--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)) as (server, url):
+        assert url.startswith("https://localhost:")
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(verify=trusting) as client:
+            answer = client.post(f"{url}/chat/completions", json=body("over TLS"))
+            assert answer.json()["choices"][0]["message"]["content"] == "over TLS"
+        with pytest.raises(httpx.TransportError):
+            httpx.get(url.replace("https", "http"))
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(5) == 0
+
+
+@pytest.mark.skipif(not has("vllm"), reason="vLLM is not installed")
+@pytest.mark.skipif("OCHATCTL_TEST_MODEL" not in os.environ, reason="OCHATCTL_TEST_MODEL names no model folder")
+def test_vllms_process_killed_is_one_event_a_stream_exit_7_and_no_child_left() -> None:
+    model = os.environ["OCHATCTL_TEST_MODEL"]
+    more = ("--engine", "vllm", "--model", model, "--family", "chatml", "--max-model-len", "512")
+    with served(*more, "--served-model-name", "echo") as (server, url):
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+        reader = Reader(url.removesuffix("/v1"), max_tokens=400)
+        pids = [int(pid) for pid in children.read_text().split()]
+        core = next(pid for pid in pids if "EngineCore" in Path(f"/proc/{pid}/comm").read_text())
+        os.kill(core, signal.SIGKILL)
+        assert reader.ended().count('"engine_unavailable"') == 1
+        assert server.wait(30) == 7
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def resident_bytes(pid: int) -> int:
