@@ -10,12 +10,13 @@ from training_for_tests import tiny_config, write_base, write_data
 from ochatctl.chat.families import load_family
 from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.data.packing import pack
-from ochatctl.errors import ConfigError
+from ochatctl.errors import ConfigError, UsageProblem
 from ochatctl.memory import read_shape
 from ochatctl.memory.training import adapter_params
 from ochatctl.train.checkpoint import save_checkpoint
 from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.loss import batch_loss
+from ochatctl.train.merge import merge
 from ochatctl.train.model import load_model
 from ochatctl.train.strategies.base import make_optimizer, trained_names
 
@@ -107,6 +108,14 @@ def test_an_adapter_is_read_by_peft_and_merged_as_peft_merges_it(embeddings: boo
     assert not any(report.values())
     torch.testing.assert_close(logits(whole.eval()), expected, rtol=1e-4, atol=1e-4)
 
+    done = merge(str(tmp_path / "ep_1"), tmp_path / "out")
+    assert done.num_layers == 14
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
+    assert load_family(tmp_path / "out")[0].name == "openchat_v3.2"
+    with pytest.raises(UsageProblem, match="exists"):
+        merge(str(tmp_path / "ep_1"), tmp_path / "out")
+
 
 @pytest.mark.parametrize("recompute", ["none", "full", "selective"])
 def test_packed_rows_give_adapters_the_gradient_of_the_conversations_one_by_one(recompute: str, tmp_path: Path) -> None:
@@ -145,6 +154,17 @@ def test_packed_rows_give_adapters_the_gradient_of_the_conversations_one_by_one(
 def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`q_prj` cannot be given adapters"):
         load_model(config_for(write_base(tmp_path / "base"), lora="r=4,alpha=6,targets=q_prj"))
+
+
+def test_what_cannot_be_merged_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    with pytest.raises(ConfigError, match="holds no adapters to merge"):
+        merge(str(base), tmp_path / "out")
+    save(load_model(config_for(base, base_name=str(tmp_path / "gone"))), base, tmp_path / "ep_1", as_adapter=True)
+    with pytest.raises(ConfigError, match="gone`, which is neither a folder here nor a hub id") as caught:
+        merge(str(tmp_path / "ep_1"), tmp_path / "out")
+    assert "--base DIR" in str(caught.value.hint)
+    assert merge(str(tmp_path / "ep_1"), tmp_path / "out", base=str(base)).base == base
 
 
 def test_what_is_trained_is_in_float32_beside_a_base_in_half(tmp_path: Path) -> None:
