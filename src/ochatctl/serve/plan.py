@@ -57,6 +57,11 @@ def make_plan(config: ServeConfig, model: LoadedModel) -> ServePlan:
             weights = replace(weights, num_bytes=_FLOAT32_BYTES * weights.num_params)
             element_bytes = _FLOAT32_BYTES
         need = serving_need(weights, shape, num_tokens=context_tokens, num_gpus=num_gpus, element_bytes=element_bytes)
+        if not is_gpu:
+            parts = tuple(replace(part, formula=part.formula.removesuffix(" / 1 GPU")) for part in need.parts)
+            if element_bytes == _FLOAT32_BYTES:
+                parts = (replace(parts[0], formula=f"parameters x {_FLOAT32_BYTES} bytes"), *parts[1:])
+            need = replace(need, parts=parts)
     if is_gpu:
         used = here[:num_gpus]
         ratio = load.gpu_memory_utilization or _VLLM_RATIO
