@@ -143,9 +143,16 @@ class FsdpStrategy:
 
     def _state(self) -> dict[str, Any]:
         if self._slices is not None:
-            return {"model": get_model_state_dict(self.model, options=_ONLY_TRAINED)}
+            return {"model": self._only_trained(get_model_state_dict(self.model, options=_ONLY_TRAINED))}
         model, optimizer = get_state_dict(self.model, self._optimizer, options=_ONLY_TRAINED)
-        return {"model": model, "optimizer": optimizer}
+        return {"model": self._only_trained(model), "optimizer": optimizer}
+
+    def _only_trained(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the second name of a tied weight that is frozen, which torch keeps."""
+        if all(parameter.requires_grad for parameter in self.model.parameters()):
+            return state
+        names = trained_names(self.model)
+        return {name: value for name, value in state.items() if name in names}
 
 
 def _own_slices(model: torch.nn.Module) -> list[tuple[torch.nn.Parameter, torch.nn.Parameter]]:
