@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import load_family
 from ochatctl.engine.base import SamplingSpec
 from ochatctl.engine.vllm import VllmEngine
-from ochatctl.errors import ConfigError, RunError
+from ochatctl.errors import ConfigError, DataError, RunError
 from ochatctl.extras import has
 
 pytestmark = [
@@ -64,6 +65,27 @@ def running() -> Iterator[Running]:
 def test_the_contract_holds(law: Callable[[Case], Awaitable[None]], running: Running) -> None:
     async def run() -> None:
         await law(running.case)
+
+    running.runner.run(run())
+
+
+def test_an_answer_meets_its_schema_and_a_bad_schema_is_refused(running: Running) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ship": {"enum": ["sloop", "brig"]}, "masts": {"type": "integer", "minimum": 1, "maximum": 4}},
+        "required": ["ship", "masts"],
+        "additionalProperties": False,
+    }
+
+    async def run() -> None:
+        got = await ask(running.case, running.case.prompts[0], max_tokens=60, json_schema=json.dumps(schema))
+        answer = json.loads(got.text)
+        assert set(answer) == {"ship", "masts"}
+        assert answer["ship"] in ("sloop", "brig")
+        for bad in ({"type": "poem"}, {"type": "string", "pattern": "(x{1,3000}y{1,3000}){1,400}"}):
+            with pytest.raises(DataError, match="schema"):
+                await ask(running.case, running.case.prompts[0], json_schema=json.dumps(bad))
+        assert (await ask(running.case, running.case.prompts[0], max_tokens=3)).token_ids
 
     running.runner.run(run())
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.answer import Answer
 from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_request
+from ochatctl.engine.grammar import GrammarCheck
 from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, OchatError, RunError
 from ochatctl.extras import require
 
@@ -54,7 +55,9 @@ class VllmEngine:
         extra_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.context_tokens = context_tokens or 0
-        self.unsupported: frozenset[str] = frozenset({"json_schema"})
+        # vLLM holds an answer to a schema by a tokenizer of its own, which it cannot read from a SentencePiece model.
+        has_tokenizer = (model_dir / "tokenizer.json").is_file()
+        self.unsupported: frozenset[str] = frozenset() if has_tokenizer else frozenset({"json_schema"})
         self._model_dir = model_dir
         self._tokenizer = tokenizer
         self._args: dict[str, Any] = {
@@ -67,11 +70,12 @@ class VllmEngine:
         }
         self._args = {name: value for name, value in self._args.items() if value is not None}
         # Otherwise the model folder's sampling defaults and end tokens would be mixed into every request.
-        self._args |= {"generation_config": "vllm", "skip_tokenizer_init": True, "disable_log_stats": True}
+        self._args |= {"generation_config": "vllm", "skip_tokenizer_init": not has_tokenizer, "disable_log_stats": True}
         self._extra_args = dict(extra_args or {})
         self._llm: Any = None
         self._dead = "it is not started"
         self._vocab_size = 0
+        self._grammars: GrammarCheck | None = None
         self._numbers = itertools.count()
 
     @property
@@ -96,6 +100,9 @@ class VllmEngine:
     async def generate(self, prompt_ids: Sequence[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
         self.check_alive()
         check_request(self, prompt_ids, spec, vocab_size=self._vocab_size)
+        if spec.json_schema:
+            self._grammars = self._grammars or GrammarCheck(self._model_dir, self._vocab_size)
+            await self._grammars.check(spec.json_schema)
         answer = Answer(self._tokenizer, spec, room_tokens=self.context_tokens - len(prompt_ids))
         from vllm.inputs import tokens_input
 
@@ -124,6 +131,8 @@ class VllmEngine:
 
     async def close(self) -> None:
         self._dead = self._dead or "it is closed"
+        if self._grammars is not None:
+            await self._grammars.close()
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_SECONDS)
@@ -184,7 +193,7 @@ def _reap() -> None:
 
 
 def _sampling_params(spec: SamplingSpec) -> Any:
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
+    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
     return SamplingParams(
         max_tokens=spec.max_tokens,
@@ -199,6 +208,7 @@ def _sampling_params(spec: SamplingSpec) -> Any:
         seed=spec.seed,
         stop_token_ids=list(spec.stop_token_ids),
         logprobs=spec.num_logprobs,
+        structured_outputs=StructuredOutputsParams(json=spec.json_schema) if spec.json_schema else None,
         # Stop strings and text are ours.
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
