@@ -271,14 +271,23 @@ def test_vllms_process_killed_is_one_event_a_stream_exit_7_and_no_child_left() -
     model = os.environ["OCHATCTL_TEST_MODEL"]
     more = ("--engine", "vllm", "--model", model, "--family", "chatml", "--max-model-len", "512")
     with served(*more, "--served-model-name", "echo") as (server, url):
-        children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+        # The engine is started in a thread, and a child is its thread's.
+        children = Path(f"/proc/{server.pid}/task").glob("*/children")
         reader = Reader(url.removesuffix("/v1"), max_tokens=400)
-        pids = [int(pid) for pid in children.read_text().split()]
-        core = next(pid for pid in pids if "EngineCore" in Path(f"/proc/{pid}/comm").read_text())
+        pids = [int(pid) for path in children for pid in path.read_text().split()]
+        core = next(pid for pid in pids if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text())
         os.kill(core, signal.SIGKILL)
         assert reader.ended().count('"engine_unavailable"') == 1
         assert server.wait(30) == 7
-        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process is there and not just waiting to be reaped by whoever has inherited it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def resident_bytes(pid: int) -> int:
