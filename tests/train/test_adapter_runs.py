@@ -97,5 +97,6 @@ def test_resume_checkpoints_hold_what_is_trained_and_frozen_weights_stay(folder:
     point = open_checkpoint(folder / "merged" / "resume" / "step_2")
     held = set(FileSystemReader(point.path / "shards").read_metadata().state_dict_metadata)
     weights = {name for name in held if name.startswith("model.")}
-    assert len(weights) == 4
-    assert all(".lora_" in name for name in weights)
+    # torch keeps the second name of the tied table, frozen or not.
+    assert len(weights - {"model.lm_head.weight"}) == 4
+    assert all(".lora_" in name for name in weights - {"model.lm_head.weight"})
