@@ -174,7 +174,7 @@ def test_what_is_trained_is_in_float32_beside_a_base_in_half(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, in its compiler
+@pytest.mark.filterwarnings("ignore")  # torch's own, in its compiler
 def test_compiled_layers_give_the_same_loss_and_gradient(tmp_path: Path) -> None:
     import shutil
 
