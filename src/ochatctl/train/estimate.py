@@ -34,7 +34,7 @@ from ochatctl.memory.training import (
     step_flops,
     training_need,
 )
-from ochatctl.train.config import Recompute, TrainConfig
+from ochatctl.train.config import DType, Recompute, TrainConfig
 from ochatctl.train.disk import resume_bytes, saves_resume
 from ochatctl.train.request import TrainRequest
 from ochatctl.train.spec import read_lora
@@ -126,7 +126,13 @@ def find_device(*, on_cpu: bool, num_ranks: int, gpu_memory_gb: float | None) ->
 
 
 def spread_of(
-    request: TrainRequest, *, strategy: str, zero_stage: int, num_ranks: int, model: Model | None = None
+    request: TrainRequest,
+    *,
+    strategy: str,
+    zero_stage: int,
+    num_ranks: int,
+    dtype: DType,
+    model: Model | None = None,
 ) -> Spread:
     """Give how a request's model would be spread."""
     return Spread(
@@ -134,7 +140,7 @@ def spread_of(
         zero_stage=zero_stage,
         offload=request.offload,
         num_ranks=num_ranks,
-        is_half=not request.cpu,
+        is_half=dtype == "bfloat16",
         # Automatic: as if all were, until the batch is known.
         recompute="full" if request.ac == "auto" else request.ac,
         on_cpu=request.cpu,

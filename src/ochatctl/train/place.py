@@ -6,12 +6,15 @@ No torch where the run is on CPU.
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 
 from ochatctl.errors import ConfigError, EnvironmentProblem, MissingExtra
 from ochatctl.extras import has
-from ochatctl.train.config import StrategyName
+from ochatctl.memory import Gpu
+from ochatctl.train.config import DType, StrategyName
 from ochatctl.train.request import TrainRequest
 
+_BFLOAT16_CAPABILITY = 8.0
 _DEEPSPEED_CPU_NOTES = ("DeepSpeed compiles its collectives at the first run on CPU, which takes about a minute",)
 
 
@@ -34,6 +37,17 @@ def place(request: TrainRequest, notes: list[str], *, is_dry_run: bool = False) 
     if request.gpus is None:
         notes.append(f"training on all {found} GPUs that are visible")
     return "cuda", wanted
+
+
+def choose_precision(device: str, gpus: Sequence[Gpu], notes: list[str]) -> DType:
+    """Give the precision that is computed in: bfloat16 on GPUs that have it, so since compute capability 8.0."""
+    if device == "cpu":
+        return "float32"
+    old = [gpu for gpu in gpus if gpu.compute_capability and float(gpu.compute_capability) < _BFLOAT16_CAPABILITY]
+    if not old:
+        return "bfloat16"
+    notes.append(f"float32, and attention row by row: {old[0].name} is older than bfloat16 and the packed kernel")
+    return "float32"
 
 
 def choose_strategy(request: TrainRequest, notes: list[str], *, is_dry_run: bool = False) -> StrategyName:

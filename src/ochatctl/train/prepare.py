@@ -14,6 +14,7 @@ from ochatctl.data.packing import Plan, plan_epoch
 from ochatctl.errors import UsageProblem
 from ochatctl.files import require_disk
 from ochatctl.hub import local_model
+from ochatctl.memory import gpus
 from ochatctl.train.batch import choose_batch
 from ochatctl.train.checks import (
     check_adapters,
@@ -46,7 +47,7 @@ from ochatctl.train.eval_every import plan_eval
 from ochatctl.train.launch_lines import launcher_argv
 from ochatctl.train.loggers import read_loggers, require_loggers
 from ochatctl.train.node_lines import node_lines, slurm_script
-from ochatctl.train.place import choose_strategy, place
+from ochatctl.train.place import choose_precision, choose_strategy, place
 from ochatctl.train.request import Source, TrainRequest, sources_of
 from ochatctl.train.save_every import read_save_every
 from ochatctl.train.schedule import auto_lr
@@ -133,7 +134,8 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     evaluation = plan_eval(request, data_path, model_dir, notes)
     size = read_model(model_dir)
     zero_stage = (3 if request.offload == "all" else 2) if request.zero is None else request.zero
-    spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks, model=size)
+    dtype = choose_precision(device, gpus() if gpu_memory_gb is None else (), notes)
+    spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks, dtype=dtype, model=size)
     rank_device = find_device(on_cpu=request.cpu, num_ranks=num_ranks // request.nodes, gpu_memory_gb=gpu_memory_gb)
     batch = choose_batch(
         request,
@@ -160,7 +162,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         compat=request.compat,
         deepspeed=request.deepspeed,
         device="cpu" if device == "cpu" else "cuda",
-        dtype="float32" if device == "cpu" else "bfloat16",
+        dtype=dtype,
         num_ranks=num_ranks,
         num_epochs=request.epochs,
         batch_tokens=batch.tokens,
