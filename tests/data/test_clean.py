@@ -287,7 +287,10 @@ def test_a_stopped_run_leaves_no_file_of_the_final_name_and_no_process(tmp_path:
     source.write_text("".join(json.dumps(item) + "\n" for item in numbered(8_000)))
     command = [sys.executable, "-m", "ochatctl", "data", "clean", str(source), "--out", str(out)]
     command += ["--rules", "sharegpt", "--workers", "2", "--quiet"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # A shell that runs us in the background has Ctrl-C ignored, and children inherit that.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=take_ctrl_c
+    )
     deadline = time.monotonic() + 60
     while not any(part.stat().st_size for part in tmp_path.glob(".out.jsonl.*.part")):
         assert process.poll() is None, "finished before it could be stopped"
@@ -310,6 +313,10 @@ def test_a_stopped_run_leaves_no_file_of_the_final_name_and_no_process(tmp_path:
         return
     subprocess.run(command, check=True, timeout=120)
     assert sum(1 for _ in read_conversations(out)) > 6_000
+
+
+def take_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def children(parent: int) -> list[int]:
