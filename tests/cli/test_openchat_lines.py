@@ -48,6 +48,7 @@ TRAINING_LINE = """ochatctl train --num_gpus=$NUM_GPUS --module ochat.training_d
 
 
 def test_openchats_launch_line_is_taken_with_its_first_word_changed(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
     config = tmp_path / "deepspeed_config.json"
     config.write_text(json.dumps({"bf16": {"enabled": True}, "zero_optimization": {"stage": 2}}))
     line = TRAINING_LINE.replace("$NUM_GPUS", "8").replace("DEEPSPEED_CONFIG", str(config))

@@ -23,7 +23,10 @@ def recompute(model: Any, how: Recompute) -> None:
     settings: dict[str, Any] = {"use_reentrant": False}
     if how == "selective":
         settings["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    if hasattr(model, "activation_checkpointing_enable"):  # the newer name in transformers
+        model.activation_checkpointing_enable(settings)
+    else:
+        model.gradient_checkpointing_enable(settings)
 
 
 def _policy(context: object, operation: Any, *args: object, **kwargs: object) -> CheckpointPolicy:
