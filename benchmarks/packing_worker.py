@@ -181,6 +181,7 @@ class Stub(types.ModuleType):
 
 
 def stubs(*names: str) -> None:
+    """Let a packer be imported alone: what its package imports beside it, and it does not call, needs a GPU."""
     for name in names:
         parts = name.split(".")
         for depth in range(1, len(parts) + 1):

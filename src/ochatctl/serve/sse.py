@@ -4,9 +4,9 @@ The finish reason stands in a chunk of its own without text: OpenChat's web UI c
 The plain path encodes only the text: everything round it is the same for every chunk of a choice, and encoded once.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from ochatctl.engine.base import Delta
 from ochatctl.serve.protocol import (
@@ -25,6 +25,7 @@ from ochatctl.serve.protocol import (
 
 DONE = b"data: [DONE]\n\n"
 _MARK = "\x00"
+_Kind = TypeVar("_Kind", Chunk, Completion)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,17 +95,7 @@ class ChatChunks:
         return self._chunk()
 
     def _chunk(self, *choices: ChunkChoice) -> Chunk:
-        head = self.head
-        chunk = Chunk(
-            id=head.id,
-            created=head.created,
-            model=head.model,
-            choices=list(choices),
-            system_fingerprint=head.fingerprint,
-        )
-        if head.include_usage:
-            chunk.usage = None
-        return chunk
+        return _headed(Chunk, self.head, choices)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,17 +124,16 @@ class TextChunks:
         return self._chunk()
 
     def _chunk(self, *choices: CompletionChoice) -> Completion:
-        head = self.head
-        chunk = Completion(
-            id=head.id,
-            created=head.created,
-            model=head.model,
-            choices=list(choices),
-            system_fingerprint=head.fingerprint,
-        )
-        if head.include_usage:
-            chunk.usage = None
-        return chunk
+        return _headed(Completion, self.head, choices)
+
+
+def _headed(kind: type[_Kind], head: StreamHead, choices: Sequence[Any]) -> _Kind:
+    chunk = kind(
+        id=head.id, created=head.created, model=head.model, choices=list(choices), system_fingerprint=head.fingerprint
+    )
+    if head.include_usage:
+        chunk.usage = None
+    return chunk
 
 
 async def events(
