@@ -1,0 +1,3 @@
+import { render } from "preact";
+
+render(<main>ochatctl</main>, document.getElementById("app") as HTMLElement);

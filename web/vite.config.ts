@@ -1,0 +1,21 @@
+import { defineConfig } from "vite";
+
+const server = process.env.OCHATCTL_SERVER ?? "http://localhost:18888";
+
+export default defineConfig({
+  // Relative addresses: the page also lives behind `--root-path /PREFIX`.
+  base: "./",
+  build: {
+    outDir: "../src/ochatctl/serve/web",
+    emptyOutDir: true,
+    target: "es2022",
+    // The page's CSP has no `data:`.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    sourcemap: false,
+    license: { fileName: "licenses.md" },
+  },
+  server: {
+    proxy: Object.fromEntries(["/v1", "/version", "/health", "/ready"].map((path) => [path, server])),
+  },
+});
