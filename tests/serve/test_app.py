@@ -301,8 +301,9 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing(caplog: pytest.LogCaptureFixt
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_the_front_page_says_what_this_is_without_a_script(client: httpx.Client) -> None:
-    page = client.get("/")
+def test_the_page_of_text_says_what_this_is_without_a_script() -> None:
+    with serving(web=False) as served:
+        page = httpx.get(served.base_url)
     assert "curl" in page.text
     assert "<script" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]

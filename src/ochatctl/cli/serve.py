@@ -35,7 +35,7 @@ class ServeCommand(OchatCommand):
 
     headings: ClassVar = {
         "What to serve": ("preset", "model", "engine", "family", "served_model_name", "max_model_len", "stream_period"),
-        "Where": ("host", "port", "ssl_certfile", "ssl_keyfile", "root_path", "forwarded_allow_ips"),
+        "Where": ("host", "port", "no_web", "ssl_certfile", "ssl_keyfile", "root_path", "forwarded_allow_ips"),
         "Who may call": (
             "api_keys", "api_keys_file", "no_auth", "allowed_origins", "allowed_methods", "allowed_headers",
             "allow_credentials",
@@ -111,6 +111,7 @@ def serve(
     tensor_parallel_size: flags.TensorParallel = 1,
     host: flags.Host = "localhost",
     port: flags.Port = DEFAULT_PORT,
+    no_web: flags.NoWeb = False,
     ssl_certfile: flags.Certfile = None,
     ssl_keyfile: flags.Keyfile = None,
     root_path: flags.RootPathPrefix = "",
@@ -188,7 +189,7 @@ def serve(
     )  # fmt: skip
     config = ServeConfig(
         load=load, host=host, port=port, api_keys=_names(api_keys), api_keys_file=api_keys_file, no_auth=no_auth,
-        root_path=root_path, tls=TlsConfig(certfile=ssl_certfile, keyfile=ssl_keyfile),
+        web=not no_web, root_path=root_path, tls=TlsConfig(certfile=ssl_certfile, keyfile=ssl_keyfile),
         forwarded_allow_ips=forwarded_allow_ips, stream_period=stream_period,
         served_model_names=_names(served_model_name), cors=cors, log=log,
         limits=LimitConfig(**{name: ctx.params[name] for name in _LIMITS}),

@@ -25,6 +25,8 @@ Cors = Annotated[
 ]
 AllowCredentials = Annotated[bool, typer.Option("--allow-credentials", help="Let those pages send cookies.")]
 
+NoWeb = Annotated[bool, typer.Option("--no-web", help="No chat page at `/`: a few lines of text instead.")]
+
 Host = Annotated[str, typer.Option("--host", help="The address to listen at.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free one.")]
 Certfile = Annotated[

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -29,7 +29,7 @@ from ochatctl.engine.prompt import stop_token_ids
 from ochatctl.errors import OchatError
 from ochatctl.serve import metrics as metrics_module
 from ochatctl.serve import sse
-from ochatctl.serve.auth import KeyAuth
+from ochatctl.serve.auth import PUBLIC_PATHS, KeyAuth
 from ochatctl.serve.choices import draw
 from ochatctl.serve.completions import CompletionForm
 from ochatctl.serve.config import AppConfig
@@ -50,6 +50,7 @@ from ochatctl.serve.queue import QueuedEngine
 from ochatctl.serve.quota import Quota
 from ochatctl.serve.root_path import RootPath
 from ochatctl.serve.tokenize import Tokenizing
+from ochatctl.serve.web_page import INDEX, WebFile, read_page
 
 _STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -74,7 +75,9 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
     chats = Answering(engine=engine, form=ChatForm(preparer=preparer, spell=spell), config=config)
     completions = Answering(engine=engine, form=CompletionForm(preparer=preparer, spell=spell), config=config)
     tokenizing = Tokenizing(preparer=preparer, config=config)
-    info = Information(engine=engine, family=family, metrics=metrics, config=config)
+    page = read_page() if config.web else {}
+    prefix = config.root_path.rstrip("/")
+    info = Information(engine=engine, family=family, metrics=metrics, page=page.get(INDEX), config=config)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -96,13 +99,13 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
         )
     middleware += [
         Middleware(Gatekeeper, gate=gate),
-        Middleware(KeyAuth, keys=keys),
+        Middleware(KeyAuth, keys=keys, public_paths=PUBLIC_PATHS | set(page) | {prefix or INDEX}),
         Middleware(Quota, limits=config.limits),
         Middleware(KeepAlive, seconds=config.limits.keep_alive_seconds),
     ]
     app = Starlette(
         routes=[
-            Route("/", info.front),
+            Route(INDEX, info.front),
             Route("/health", info.health),
             Route("/ready", info.ready),
             Route("/version", info.version),
@@ -114,6 +117,8 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/tokenize", tokenizing.tokenize, methods=["POST"]),
             Route("/detokenize", tokenizing.detokenize, methods=["POST"]),
+            *(Route(path, file.answer, include_in_schema=False) for path, file in page.items() if path != INDEX),
+            *([Route(prefix, info.slash, include_in_schema=False)] if prefix else []),
         ],
         middleware=middleware,
         exception_handlers={
@@ -152,15 +157,22 @@ class Information:
     engine: Engine
     family: Family
     metrics: Metrics
+    # None: it is turned off, or was never built.
+    page: WebFile | None
     config: AppConfig
     created: int = int(time.time())
 
     async def front(self, request: Request) -> Response:
+        if self.page is not None:
+            return await self.page.answer(request)
         return Response(
             front_page(self.config.base_url, self.config.model_names[0], needs_key=self.config.needs_key),
             media_type="text/html",
             headers={"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"},
         )
+
+    async def slash(self, request: Request) -> Response:
+        return RedirectResponse(self.config.root_path.rstrip("/") + "/")
 
     async def health(self, request: Request) -> Response:
         return self._alive("ok")
@@ -192,11 +204,15 @@ class Information:
         return _json(Status(status=status))
 
     def _card(self, name: str) -> ModelCard:
+        template = self.family.template
         return ModelCard(
             id=name,
             created=self.created,
             root=self.config.model_names[0],
             max_model_len=self.engine.context_tokens,
+            family=self.family.name,
+            default_condition=template.inference_condition if template.takes_condition else None,
+            conditions=list(template.conditions or self.config.trained_conditions),
         )
 
 

@@ -1,5 +1,7 @@
 """Who may call: deny by default, on the path that the router sees and nothing else."""
 
+from collections.abc import Set
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ochatctl.serve.errors import error_response
@@ -18,12 +20,13 @@ class KeyAuth:
     vLLM). The name of the key goes into the request's record, the key nowhere.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, public_paths: Set[str] = PUBLIC_PATHS) -> None:
         self._app = app
         self._keys = keys
+        self._public_paths = public_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._keys.is_open or scope["path"] in PUBLIC_PATHS:
+        if scope["type"] == "lifespan" or self._keys.is_open or scope["path"] in self._public_paths:
             await self._app(scope, receive, send)
             return
         given = [value for name, value in scope["headers"] if name == b"authorization"]

@@ -74,6 +74,8 @@ class AppConfig:
     model_names: tuple[str, ...]
     # Where a client on this machine finds it.
     base_url: str = "http://localhost:18888/v1"
+    # Whether `/` is the chat page.
+    web: bool = True
     # What a proxy puts before every path.
     root_path: str = ""
     # Empty: the family's end-of-turn token alone.
@@ -114,6 +116,7 @@ class ServeConfig:
     api_keys: tuple[str, ...] = ()
     api_keys_file: Path | None = None
     no_auth: bool = False
+    web: bool = True
     root_path: str = ""
     tls: TlsConfig = field(default_factory=TlsConfig)
     # Proxies whose word on the client's address is taken: addresses, networks, or `*`.

@@ -115,7 +115,7 @@ class RequestLogging:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        record = RequestRecord(request_id=_request_id(scope), endpoint=path if path in _ENDPOINTS else "other")
+        record = RequestRecord(request_id=_request_id(scope), endpoint=_endpoint(path))
         if self._log.level == "text":
             record.answers = {}
         scope["ochatctl.record"] = record
@@ -186,6 +186,13 @@ def write_refused(log: RequestLog, metrics: Metrics, client: str, error: Request
     """Log and count what was refused before it became a request."""
     metrics.refuse(error.status)
     log.write({"time": _now(), "client": client, "endpoint": "other", "status": error.status, "error": error.code})
+
+
+def _endpoint(path: str) -> str:
+    """Give one of a few names, so that a stranger's paths fill neither a counter nor a log."""
+    if path.startswith("/assets/"):
+        return "/assets"
+    return path if path in _ENDPOINTS else "other"
 
 
 def _now() -> str:

@@ -276,13 +276,20 @@ class Completion(Struct, kw_only=True):
 
 
 class ModelCard(Struct, kw_only=True):
-    """One name under which the model is known; names of one model share `root`."""
+    """One name under which the model is known; names of one model share `root`.
+
+    `default_condition` is what a request without `condition` gets, null where the family takes none. `conditions` are
+    those that the model is known to be trained on; where it is empty, nothing is known.
+    """
 
     id: str
     object: str = "model"
     created: int
     root: str
     max_model_len: int
+    family: str
+    default_condition: str | None
+    conditions: list[str]
     owned_by: str = "ochatctl"
 
 

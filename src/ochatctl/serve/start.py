@@ -16,6 +16,7 @@ from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.pages import curl_line
 from ochatctl.serve.plan import ServePlan, make_plan
 from ochatctl.serve.server import Interrupted, bind, check_port, check_tls, is_loopback, run_app
+from ochatctl.serve.web_page import read_page
 
 Note = Callable[[str], None]
 
@@ -81,6 +82,7 @@ def _app_config(config: ServeConfig, model: LoadedModel, port: int) -> AppConfig
     return AppConfig(
         model_names=tuple(dict.fromkeys((*config.served_model_names, *model.names))),
         base_url=f"http{'s' if config.tls.certfile else ''}://{f'[{host}]' if ':' in host else host}:{port}/v1",
+        web=config.web,
         root_path=config.root_path,
         stop_token_ids=model.stop_token_ids,
         trained_conditions=model.trained_conditions,
@@ -102,6 +104,9 @@ def _say(config: ServeConfig, model: LoadedModel, app: AppConfig, num_keys: int,
     else:
         note("keys: none; everybody who reaches this port may call")
     note(f"ready: {app.base_url}")
+    if config.web:
+        built = "" if read_page() else " (a page of text: the chat page is not built, `make web` does it)"
+        note(f"chat:  {app.base_url.removesuffix('/v1')}/{built}")
     note(f"try:   {curl_line(app.base_url, app.model_names[0], needs_key=app.needs_key)}")
     key = " --api-key KEY" if app.needs_key else ""
     note(f"or:    ochatctl chat --base-url {app.base_url}{key}")
