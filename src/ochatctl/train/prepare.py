@@ -10,12 +10,13 @@ from pathlib import Path
 
 from ochatctl.chat.families import Family
 from ochatctl.data.dataset import PackedDataset, open_dataset
+from ochatctl.data.multipack import plan_multipack
 from ochatctl.data.packing import Plan, plan_epoch
 from ochatctl.errors import UsageProblem
 from ochatctl.files import require_disk
 from ochatctl.hub import local_model
 from ochatctl.memory import gpus
-from ochatctl.train.batch import choose_batch
+from ochatctl.train.batch import Batch, choose_batch
 from ochatctl.train.checks import (
     check_adapters,
     check_family,
@@ -28,7 +29,7 @@ from ochatctl.train.checks import (
 )
 from ochatctl.train.choose_resume import Choice, choose_resume
 from ochatctl.train.config import OptimConfig, TrainConfig
-from ochatctl.train.course import Course, attention_cost, plan_course
+from ochatctl.train.course import Course, plan_run
 from ochatctl.train.data_files import find_train_file
 from ochatctl.train.deepspeed_json import Difference
 from ochatctl.train.disk import disk_need, resume_bytes, saves_resume
@@ -105,10 +106,6 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     model, data, out = _named(request)
     notes: list[str] = []
     check_quant_extra(request, is_dry_run=is_dry_run)
-    if request.compat is not None:
-        notes.append(
-            f"as {request.compat}: the loss in bfloat16, the gradient divided by the ranks; rows are planned as ever"
-        )
     device, num_ranks = place(request, notes, is_dry_run=is_dry_run)
     strategy = choose_strategy(request, notes, is_dry_run=is_dry_run)
     if request.node_rank == 0:
@@ -147,10 +144,13 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         notes=notes,
     )
     spread = choose_recompute(request, size, spread, rank_device, batch.tokens, notes)
-    bins_per_step = num_ranks * batch.accumulation
-    plan = plan_epoch(dataset.lengths, bin_tokens=batch.tokens, bins_per_step=bins_per_step, seed=request.seed, epoch=0)
-    supervised = _supervised_tokens(dataset) / len(plan.steps)
-    lr = _lr(request, family, supervised, notes)
+    plan = _first_epoch(request, dataset, batch, num_ranks, notes)
+    supervised = _supervised_tokens(dataset)
+    per_step = supervised / len(plan.steps)
+    if request.compat is not None:
+        # The original counts a step as full, and takes all rows' share of supervised tokens.
+        per_step = supervised / int(dataset.lengths.sum()) * batch.tokens * num_ranks * batch.accumulation
+    lr = _lr(request, family, per_step, notes)
     config = TrainConfig(
         model_dir=model_dir,
         data_path=data_path,
@@ -215,7 +215,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
             saved_bytes=saved_bytes,
         )
         check_memory(request, known, spread, num_tokens=batch.tokens, notes=notes)
-    run_plan = _run_plan(choice, dataset, plan, supervised, notes)
+    run_plan = _run_plan(choice, dataset, plan, per_step, notes)
     return replace(
         run_plan,
         estimate=known,
@@ -250,6 +250,33 @@ def _named(request: TrainRequest) -> tuple[str, str, Path]:
     return request.model, request.data, request.out
 
 
+def _first_epoch(request: TrainRequest, dataset: PackedDataset, batch: Batch, num_ranks: int, notes: list[str]) -> Plan:
+    """Plan the first epoch, which the learning rate goes by; say what `--compat` does otherwise."""
+    if request.compat is None:
+        return plan_epoch(
+            dataset.lengths,
+            bin_tokens=batch.tokens,
+            bins_per_step=num_ranks * batch.accumulation,
+            seed=request.seed,
+            epoch=0,
+        )
+    plan = plan_multipack(
+        dataset.lengths,
+        bin_tokens=batch.tokens,
+        num_ranks=num_ranks,
+        accumulation=batch.accumulation,
+        seed=request.seed,
+        epoch=0,
+    )
+    notes.append(
+        f"as {request.compat}: rows planned in its order, {plan.num_dropped} of {len(dataset)} dropped from the first "
+        "epoch; loss and its weights in bfloat16; the gradient divided by the ranks; norms and biases decay too"
+    )
+    if batch.accumulation > 1:
+        notes.append(f"{request.compat} weighs the {batch.accumulation} passes of a step alike; here each token counts")
+    return plan
+
+
 def _supervised_tokens(dataset: PackedDataset) -> int:
     counted = sum(dataset.conditions.values())
     if counted:
@@ -270,24 +297,19 @@ def _lr(request: TrainRequest, family: Family, supervised: float, notes: list[st
 
 def _optim(request: TrainRequest, lr: float) -> OptimConfig:
     """Give the optimizer; what nobody asked for keeps its default."""
-    names = {field.name for field in fields(OptimConfig)} - {"lr", "optimizer"}
+    names = {field.name for field in fields(OptimConfig)} - {"lr", "optimizer", "decays_vectors"}
     asked = {name: getattr(request.optim, name) for name in names}
     return OptimConfig(
-        lr=lr, optimizer=request.optim.optimizer, **{name: value for name, value in asked.items() if value is not None}
+        lr=lr,
+        optimizer=request.optim.optimizer,
+        decays_vectors=request.compat is not None,
+        **{name: value for name, value in asked.items() if value is not None},
     )
 
 
 def _run_plan(choice: Choice, dataset: PackedDataset, plan: Plan, supervised: float, notes: list[str]) -> RunPlan:
     config = choice.config
-    course = plan_course(
-        dataset.lengths,
-        num_epochs=config.num_epochs,
-        bins_per_step=config.bins_per_step,
-        bin_tokens=config.batch_tokens,
-        seed=config.seed,
-        squared_cost=attention_cost(config.model_dir),
-        after=choice.point.manifest.progress if choice.point else None,
-    )
+    course = plan_run(config, dataset.lengths, after=choice.point.manifest.progress if choice.point else None)
     return RunPlan(
         config=config,
         launcher=launcher_argv(config),

@@ -158,9 +158,8 @@ def check_config(old: TrainConfig, new: TrainConfig, point: ResumePoint | None) 
     changed = [key for key in before | after if before.get(key) != after.get(key) and key not in free]
     if point and changed and set(changed) <= RANK_KEYS and old.num_ranks != new.num_ranks:
         raise ConfigError(
-            f"`{point.path}` was written by {point.manifest.ranks} ranks, and "
-            f"{'DeepSpeed' if new.strategy == 'deepspeed' else '8-bit AdamW'} goes on with as many only, "
-            f"not with {new.num_ranks}",
+            f"`{point.path}` was written by {point.manifest.ranks} ranks, and {_bound_to_ranks(new)} goes on with as "
+            f"many only, not with {new.num_ranks}",
             hint=f"the same command with `--gpus {point.manifest.ranks}`; `--strategy fsdp` runs take any number",
         )
     if changed:
@@ -172,7 +171,16 @@ def check_config(old: TrainConfig, new: TrainConfig, point: ResumePoint | None) 
 
 
 def _takes_any_ranks(config: TrainConfig) -> bool:
-    return config.strategy == "fsdp" and config.optim.optimizer == "adamw"
+    return not _bound_to_ranks(config)
+
+
+def _bound_to_ranks(config: TrainConfig) -> str:
+    """Name what can go on with as many ranks as before only; nothing where any number will do."""
+    if config.strategy == "deepspeed":
+        return "DeepSpeed"
+    if config.optim.optimizer == "adamw8bit":
+        return "8-bit AdamW"
+    return "" if config.compat is None else f"a plan of {config.compat}"
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -78,15 +78,16 @@ def make_strategy(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> 
 
 
 def make_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """Make AdamW; vectors (norms and biases) do not decay.
+    """Make AdamW; vectors (norms and biases) do not decay, but where `optim` says so.
 
     Raises:
         MissingExtra: 8-bit AdamW, and bitsandbytes is not installed.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decay_of_vectors = optim.weight_decay if optim.decays_vectors else 0.0
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": decay_of_vectors},
     ]
     groups = [group for group in groups if group["params"]]
     if optim.optimizer == "adamw8bit":
