@@ -53,7 +53,8 @@ def _estimate(plan: "RunPlan") -> Iterator[str]:
         parts = list(alike)
         name = parts[0].name + (f" to {parts[-1].name}, each" if len(parts) > 1 else "")
         yield f"  {_gb(parts[0].num_bytes)}  {name}: {parts[0].formula}"
-    yield f"Work: {known.flops:.3g} FLOPs (6 x parameters x tokens, and attention)"
+    each = "6 x parameters" if plan.config.lora is None else "4 x parameters and 2 x trained ones, each"
+    yield f"Work: {known.flops:.3g} FLOPs ({each} x tokens, and attention)"
     for hours in known.hours:
         yield (
             f"  about {_hours(hours.hours)} on {plan.config.num_ranks} x {hours.gpu}, an estimate: "

@@ -182,14 +182,20 @@ def _gathered(weights: Weights, shape: Shape, size: int, spread: Spread) -> tupl
     return size * 3 * min(params, _MAX_BUCKET), "two buckets to reduce gradients, one to gather weights"
 
 
-def step_flops(weights: Weights, shape: Shape, *, num_tokens: float, num_squares: float) -> float:
+def step_flops(
+    weights: Weights, shape: Shape, *, num_tokens: float, num_squares: float, trained_params: int | None = None
+) -> float:
     """Give the FLOPs of training on so many tokens, without what is computed twice.
 
-    6 a parameter that a token uses, and for causal attention 6 x layers x attention width a pair of tokens that meet;
-    `num_squares` is the sum of the rows' lengths squared.
+    2 a parameter that a token uses forward, 2 for the gradient of its input, and 2 for its own where it is trained: 6,
+    or 4 beside `trained_params` that learn while the others are frozen (what these few take forward is left out). For
+    causal attention 6 x layers x attention width a pair of tokens that meet, whatever is trained; `num_squares` is the
+    sum of the rows' lengths squared.
     """
     num_used = min(weights.num_params, count_weights(shape).num_params)
-    return 6.0 * num_used * num_tokens + 6.0 * shape.num_layers * _attention_width(shape) * num_squares
+    num_trained = num_used if trained_params is None else trained_params
+    attention = 6.0 * shape.num_layers * _attention_width(shape) * num_squares
+    return (4.0 * num_used + 2.0 * num_trained) * num_tokens + attention
 
 
 def cost_per_squared_token(shape: Shape) -> float:

@@ -195,6 +195,7 @@ def estimate(
         model.shape,
         num_tokens=float(all_lengths.sum()),
         num_squares=float((all_lengths**2).sum()),
+        trained_params=spread.trained_params,
     )
     return Estimate(
         model=model,

@@ -35,13 +35,25 @@ class Speed:
 
 
 class Gauge:
-    """Measures steps; the time of what stands between them counts for `eta_seconds` alone."""
+    """Measures steps; the time of what stands between them counts for `eta_seconds` alone.
 
-    def __init__(self, model_dir: Path, lengths: npt.NDArray[np.int64], ranks: Ranks, *, num_steps: int) -> None:
-        self._lengths, self._num_steps = lengths, num_steps
+    `trained_params` are those that learn beside frozen weights; None where all do. `peak_flops` is that of all GPUs
+    together; None: asked of the GPU.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        lengths: npt.NDArray[np.int64],
+        ranks: Ranks,
+        *,
+        num_steps: int,
+        trained_params: int | None = None,
+        peak_flops: float | None = None,
+    ) -> None:
+        self._lengths, self._num_steps, self._trained_params = lengths, num_steps, trained_params
         self._model = read_model(model_dir)
-        peak = peak_tflops(torch.cuda.get_device_name(ranks.device)) if ranks.device.type == "cuda" else None
-        self._peak_flops = None if peak is None else peak * 1e12 * ranks.num_ranks
+        self._peak_flops = peak_flops or _peak_flops(ranks)
         self._window: deque[tuple[int, float, float]] = deque(maxlen=_WINDOW_STEPS)
         self._first_ended: float | None = None
         self._num_since = 0
@@ -65,7 +77,11 @@ class Gauge:
             return 0.0
         num_squares = float((lengths**2).sum())
         return step_flops(
-            self._model.weights, self._model.shape, num_tokens=float(lengths.sum()), num_squares=num_squares
+            self._model.weights,
+            self._model.shape,
+            num_tokens=float(lengths.sum()),
+            num_squares=num_squares,
+            trained_params=self._trained_params,
         )
 
     def _eta(self, step: int, step_seconds: float) -> float:
@@ -79,6 +95,11 @@ class Gauge:
             return left * step_seconds
         self._num_since += 1
         return left * (now - self._first_ended) / self._num_since
+
+
+def _peak_flops(ranks: Ranks) -> float | None:
+    peak = peak_tflops(torch.cuda.get_device_name(ranks.device)) if ranks.device.type == "cuda" else None
+    return None if peak is None else peak * 1e12 * ranks.num_ranks
 
 
 def peak_memory_bytes(device: torch.device) -> int:
