@@ -9,27 +9,57 @@ in: a model folder and schemas, out: nothing, or DataError
 import asyncio
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from ochatctl.engine.vllm_child import die_with
 from ochatctl.errors import DataError
 
 # The child loads a tokenizer first, which is not the schema's fault.
 _START_SECONDS = 120.0
 _MAX_KNOWN = 1_000
 _READY = b"ready\n"
+# What compiling one may take beside the half gigabyte that the child has anyway.
+_MOST_BYTES = 2 << 30
 
 
 class GrammarCheck:
-    """Compiles schemas in a child process, one at a time, and remembers those that are sound."""
+    """Compiles schemas in a child process, one at a time, and remembers what became of them.
 
-    def __init__(self, model_dir: Path, vocab_size: int, *, timeout_seconds: float = 5.0) -> None:
-        self._first_line = json.dumps([str(model_dir), vocab_size]).encode() + b"\n"
+    Started early, its child is ready by the first schema: it loads for 5 to 15 seconds.
+    """
+
+    def __init__(self, model_dir: Path, *, timeout_seconds: float = 5.0) -> None:
+        self._model_dir = model_dir
         self._timeout_seconds = timeout_seconds
-        self._known: dict[str, None] = {}
+        # Schema -> its fault, or nothing.
+        self._known: dict[str, str] = {}
         self._child: asyncio.subprocess.Process | None = None
+        self._is_ready = False
+        self._vocab_size = 0
         self._lock = asyncio.Lock()
+        self._restart: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the child, which loads what needs no vocabulary size meanwhile."""
+        if self._child is None or self._child.returncode is not None:
+            self._is_ready = False
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "ochatctl.engine.grammar",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+                limit=1 << 20,
+            )  # fmt: skip
+
+    async def get_ready(self, vocab_size: int) -> None:
+        """Return once schemas can be compiled for so many tokens, or the child has ended."""
+        async with self._lock:
+            self._vocab_size = vocab_size
+            try:
+                await self._ready_child()
+            except TimeoutError:
+                await self._kill()
 
     async def check(self, schema: str) -> None:
         """Compile a schema unless it is known.
@@ -37,56 +67,68 @@ class GrammarCheck:
         Raises:
             DataError: it takes too long, or is none.
         """
-        if schema in self._known:
-            return
-        async with self._lock:
-            told = await self._compile(schema)
+        told = self._known.get(schema)
+        if told is None:
+            async with self._lock:
+                told = self._known.get(schema)
+                if told is None:
+                    told = await self._compile(schema)
         if told:
             raise DataError(f"`response_format`: the schema cannot be compiled: {told[:300]}")
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-        self._known[schema] = None
 
     async def close(self) -> None:
         """End the child."""
-        child, self._child = self._child, None
-        if child is not None and child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
+        restart, self._restart = self._restart, None
+        if restart is not None:
+            restart.cancel()
+            await asyncio.gather(restart, return_exceptions=True)
+        await self._kill()
 
     async def _compile(self, schema: str) -> str:
         try:
-            child = await self._start()
+            child = await self._ready_child()
             assert child.stdin is not None
             assert child.stdout is not None
             child.stdin.write(json.dumps(schema).encode() + b"\n")
             line = await asyncio.wait_for(child.stdout.readline(), self._timeout_seconds)
         except TimeoutError:
-            await self.close()
-            return f"it takes longer than {self._timeout_seconds:g} seconds"
+            await self._kill()
+            told = f"it takes longer than {self._timeout_seconds:g} seconds"
         except asyncio.CancelledError:
-            await self.close()  # its answer would be taken for the next schema's
+            await self._kill()  # its answer would be taken for the next schema's
             raise
-        if not line:
-            await self.close()
-            return "it ended the process that compiled it"
-        return str(json.loads(line))
+        else:
+            if line:
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[schema] = str(json.loads(line))
+                return self._known[schema]
+            await self._kill()
+            told = "it ended the process that compiled it"
+        # Whoever comes next finds a child that is loading already. Not remembered: a busy machine may be at fault.
+        self._restart = asyncio.create_task(self.start())
+        return told
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        if self._child is None or self._child.returncode is not None:
-            self._child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "ochatctl.engine.grammar",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-                limit=1 << 20,
-            )  # fmt: skip
-            assert self._child.stdin is not None
-            assert self._child.stdout is not None
-            self._child.stdin.write(self._first_line)
-            line = await asyncio.wait_for(self._child.stdout.readline(), _START_SECONDS)
-            if line != _READY:
-                return self._child  # it has ended; the next line that is read is the end of its output
-        return self._child
+    async def _ready_child(self) -> asyncio.subprocess.Process:
+        if self._restart is not None:
+            await self._restart
+        await self.start()
+        child = self._child
+        assert child is not None
+        if not self._is_ready:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(json.dumps([str(self._model_dir), self._vocab_size]).encode() + b"\n")
+            # Where another line comes, or none, it has ended: the next that is read is the end of its output.
+            self._is_ready = await asyncio.wait_for(child.stdout.readline(), _START_SECONDS) == _READY
+        return child
+
+    async def _kill(self) -> None:
+        child, self._child = self._child, None
+        if child is not None and child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
 
 
 def serve_schemas() -> None:
@@ -94,6 +136,8 @@ def serve_schemas() -> None:
 
     Tells the fault of each, or nothing, by lines of stdout.
     """
+    # It may be at a long schema when its parent is killed.
+    die_with(os.getppid())
     import xgrammar
     from transformers import AutoTokenizer
 
@@ -101,6 +145,7 @@ def serve_schemas() -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size)
     compiler: Any = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    _limit_memory()
     out = sys.stdout.buffer
     out.write(_READY)
     out.flush()
@@ -108,10 +153,19 @@ def serve_schemas() -> None:
         told = ""
         try:
             compiler.compile_json_schema(json.loads(line))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, MemoryError) as error:
             told = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         out.write(json.dumps(told).encode() + b"\n")
         out.flush()
+
+
+def _limit_memory() -> None:
+    """Let no schema take more than its share: what it asks for beyond fails here, and nowhere else."""
+    if sys.platform == "linux":
+        import resource
+
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + _MOST_BYTES, taken + _MOST_BYTES))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.answer import Answer
 from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_request
 from ochatctl.engine.grammar import GrammarCheck
+from ochatctl.engine.vllm_child import PARENT_PID
 from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, OchatError, RunError
 from ochatctl.extras import require
 
@@ -27,11 +28,19 @@ _SETTINGS: Final = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # As vLLM's own server: a process with threads cannot safely be forked, and a child that is spawned calls plugins.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 _CPU_SETTINGS: Final = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 # What an argument of ours is called in vLLM's engine arguments; a version that lacks one of them is named.
 _NEEDED_ARGS: Final = ("model", "tensor_parallel_size", "max_model_len", "dtype", "generation_config")
 _SHUTDOWN_SECONDS: Final = 10.0
+# The name of our entry point, in `pyproject.toml`.
+_PLUGIN: Final = "ochatctl"
+# Tokens that one of vLLM's outputs may gather: more are no cheaper, and the watch over progress sees them late.
+_MOST_GATHERED: Final = 32
+# Where stop strings are ours to find, each token behind one is drawn in vain.
+_MOST_GATHERED_BEFORE_STOP: Final = 8
 
 
 class VllmEngine:
@@ -86,22 +95,21 @@ class VllmEngine:
     async def start(self) -> None:
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        # Started in a thread, for loading and compiling take a minute, and signals must be heard meanwhile.
+        _bind_children()
+        if "json_schema" not in self.unsupported:
+            self._grammars = GrammarCheck(self._model_dir)
+            await self._grammars.start()
         try:
-            await asyncio.to_thread(self._load)
-        except OchatError:
+            await self._open()
+        except BaseException:
+            if self._grammars is not None:
+                await self._grammars.close()
             raise
-        except Exception as error:  # vLLM names no exceptions for a failed start
-            raise _start_error(error, self._model_dir) from error
-        self.context_tokens = int(self._llm.model_config.max_model_len)
-        self._vocab_size = int(self._llm.model_config.get_vocab_size())
-        self._dead = ""
 
     async def generate(self, prompt_ids: Sequence[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
         self.check_alive()
         check_request(self, prompt_ids, spec, vocab_size=self._vocab_size)
-        if spec.json_schema:
-            self._grammars = self._grammars or GrammarCheck(self._model_dir, self._vocab_size)
+        if spec.json_schema and self._grammars is not None:
             await self._grammars.check(spec.json_schema)
         answer = Answer(self._tokenizer, spec, room_tokens=self.context_tokens - len(prompt_ids))
         from vllm.inputs import tokens_input
@@ -145,6 +153,20 @@ class VllmEngine:
             # Its `__del__` must not run at the interpreter's end.
             del llm
             gc.collect()
+
+    async def _open(self) -> None:
+        # Started in a thread, for loading and compiling take a minute, and signals must be heard meanwhile.
+        try:
+            await asyncio.to_thread(self._load)
+        except OchatError:
+            raise
+        except Exception as error:  # vLLM names no exceptions for a failed start
+            raise _start_error(error, self._model_dir) from error
+        self.context_tokens = int(self._llm.model_config.max_model_len)
+        self._vocab_size = int(self._llm.model_config.get_vocab_size())
+        if self._grammars is not None:
+            await self._grammars.get_ready(self._vocab_size)
+        self._dead = ""
 
     def _load(self) -> None:
         require("vllm", extra="vllm")
@@ -192,6 +214,14 @@ def _reap() -> None:
             child.join(_SHUTDOWN_SECONDS)
 
 
+def _bind_children() -> None:
+    """See to it that vLLM's processes end with this one; a list of plugins that the user has set gets ours too."""
+    os.environ[PARENT_PID] = str(os.getpid())
+    plugins = os.environ.get("VLLM_PLUGINS")
+    if plugins is not None and _PLUGIN not in plugins.split(","):
+        os.environ["VLLM_PLUGINS"] = f"{plugins},{_PLUGIN}"
+
+
 def _sampling_params(spec: SamplingSpec) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
@@ -212,6 +242,7 @@ def _sampling_params(spec: SamplingSpec) -> Any:
         # Stop strings and text are ours.
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
+        stream_interval=min(spec.stream_period, _MOST_GATHERED_BEFORE_STOP if spec.stop else _MOST_GATHERED),
         skip_clone=True,
     )
 
