@@ -40,8 +40,9 @@ _MEDIA_TYPES = {
     ".ico": "image/x-icon",
     ".woff2": "font/woff2",
     ".txt": "text/plain; charset=utf-8",
+    ".md": "text/markdown; charset=utf-8",
 }
-_SMALLER = (".html", ".js", ".css", ".json", ".svg", ".txt")
+_SMALLER = (".html", ".js", ".css", ".json", ".svg", ".txt", ".md")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
