@@ -27,6 +27,8 @@ _MAGIC = json.dumps({"format": FORMAT})[:-1].encode("ascii")
 class Record:
     """One answer, or the failure to get one: then `error` says why, and there is no text to grade.
 
+    `model` is what the endpoint calls itself, where that is not the name that it was asked under.
+
     Units: `time` is seconds since 1970, at the end of the answer; `seconds` is how long it took.
     """
 
@@ -39,6 +41,8 @@ class Record:
     seconds: float = 0.0
     time: float = 0.0
     error: str | None = None
+    model: str | None = None
+    first_logprobs: dict[str, float] | None = None
 
 
 class Journal:
@@ -66,8 +70,12 @@ class Journal:
 
     def answer(self, item_id: str, turn: int = 1) -> Record | None:
         """Give the answer that stands in the journal; an error is none."""
-        record = self._records.get((item_id, turn))
+        record = self.record(item_id, turn)
         return record if record is not None and record.error is None else None
+
+    def record(self, item_id: str, turn: int = 1) -> Record | None:
+        """Give what the journal holds of a question: an answer, or else the last failure."""
+        return self._records.get((item_id, turn))
 
     @property
     def records(self) -> tuple[Record, ...]:

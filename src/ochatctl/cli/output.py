@@ -72,21 +72,41 @@ class Output:
         # Off a terminal nothing is cut to a width that nobody has.
         Console(width=None if sys.stdout.isatty() else 10_000).print(table, markup=False)
 
+    def confirm(self, question: str) -> bool | None:
+        """Ask for a yes or no on the terminal; None where there is none."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return None
+        return typer.confirm(question, err=True)
+
     @contextlib.contextmanager
     def progress(
-        self, label: str, total: int | None = None, *, of_bytes: bool = False
+        self,
+        label: str,
+        total: int | None = None,
+        *,
+        of_bytes: bool = False,
+        beside: Callable[[], str] | None = None,
     ) -> Iterator[Callable[[int], None]]:
-        """Give `advance(count)`: a bar on a terminal, silence off one or with `--quiet`; `of_bytes` shows the speed."""
+        """Give `advance(count)`: a bar on a terminal, silence off one or with `--quiet`; `of_bytes` shows the speed.
+
+        `beside` gives a text that stands beside the bar; it is asked again at each step.
+        """
         if self.quiet or not sys.stderr.isatty():
             yield lambda count: None
             return
         from rich.console import Console
-        from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+        from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         columns = [*Progress.get_default_columns(), *([DownloadColumn(), TransferSpeedColumn()] if of_bytes else [])]
+        if beside is not None:
+            columns.append(TextColumn("{task.fields[beside]}"))
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda count: bar.advance(task, count)
+            task = bar.add_task(label, total=total, beside=beside() if beside is not None else "")
+
+            def advance(count: int) -> None:
+                bar.update(task, advance=count, beside=beside() if beside is not None else "")
+
+            yield advance
 
 
 def _plain(value: Any) -> Any:

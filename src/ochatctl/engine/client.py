@@ -3,9 +3,11 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -18,33 +20,81 @@ from ochatctl.engine.base import Engine, SamplingSpec
 from ochatctl.engine.prompt import PromptTooLong, fit_prompt, stop_token_ids
 from ochatctl.errors import ConfigError, RemoteError
 
-_RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_BUSY = frozenset({429, 503, 529})
+# Out of money is a 429 as well, and waiting does not mend it.
+_FINAL_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _FIRST_WAIT_SECONDS = 0.5
-_LONGEST_WAIT_SECONDS = 30.0
-# A long prompt on a CPU may take minutes before its first token.
-_TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 _SHOWN_CHARS = 500
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long an endpoint is waited for, and how often it is asked again.
+
+    `silence_seconds` is the longest time without a byte: an answer that is not streamed comes all at once, at its end.
+    """
+
+    max_retries: int = 3
+    connect_seconds: float = 10.0
+    # A long prompt on a CPU may take minutes before its first token.
+    silence_seconds: float = 600.0
+    # Of the growing wait between two tries; an endpoint that asks for a longer one is not waited for.
+    longest_wait_seconds: float = 30.0
+    # Whether silence is worth another try: not where somebody sits and waits.
+    retry_silence: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialect:
+    """How an endpoint differs from what most of them take: parameters under another name (None: left out)."""
+
+    renamed: Mapping[str, str | None] = field(default_factory=dict)
+
+    def body(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a request's body as the endpoint takes it."""
+        names = {key: self.renamed.get(key, key) for key in table}
+        return {name: table[key] for key, name in names.items() if name is not None}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Ask:
-    """How an answer is asked for. `max_tokens` None: all the room that is left; `seed` None: another draw each time."""
+    """How an answer is asked for. `max_tokens` None: all the room that is left; `seed` None: another draw each time.
+
+    `top_logprobs`: how many candidates for the first token an endpoint is to name; a local engine names none.
+    """
 
     max_tokens: int | None = None
     temperature: float = 0.7
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """A whole answer. Token counts are 0 where an endpoint does not tell them."""
+    """A whole answer. Token counts are 0, and `model` is empty, where an endpoint does not tell them.
+
+    `first_logprobs` are the candidates for the first token, where they were asked for and came.
+    """
 
     text: str
     finish_reason: str
     num_prompt_tokens: int
     num_answer_tokens: int
+    model: str = field(default="", compare=False)
+    first_logprobs: Mapping[str, float] | None = None
+
+
+class Refusal(RemoteError):
+    """An endpoint that answers, and will not do what was asked: its status, and the parameter that it names."""
+
+    def __init__(self, message: str, *, hint: str = "", status: int = 0, param: str = "", code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.param = param
+        self.code = code
 
 
 class ChatClient(Protocol):
@@ -68,6 +118,10 @@ class ChatClient(Protocol):
     async def close(self) -> None:
         """Let go of the engine or the connections."""
         ...
+
+
+_PATIENCE = Patience()
+_DIALECT = Dialect()
 
 
 class _Warnings:
@@ -157,7 +211,7 @@ class HttpClient:
     """An OpenAI-compatible endpoint. The key goes to the host of `base_url` only: no redirect is followed.
 
     A request is sent again, a bounded number of times and after a growing wait, where the endpoint is busy, failed or
-    cannot be reached; a stream only before its first piece.
+    cannot be reached; a stream only before its first piece. `on_busy` hears when it is busy, and for how long.
     """
 
     def __init__(
@@ -166,7 +220,10 @@ class HttpClient:
         model_name: str | None = None,
         api_key: str | None = None,
         *,
-        max_retries: int = 3,
+        max_retries: int | None = None,
+        patience: Patience = _PATIENCE,
+        dialect: Dialect = _DIALECT,
+        on_busy: Callable[[float], None] = lambda wait_seconds: None,
         extra: Mapping[str, Any] | None = None,
         note: Note | None = None,
     ) -> None:
@@ -175,7 +232,9 @@ class HttpClient:
             raise ConfigError(f"`{base_url}` is not an HTTP address", hint="such as `http://localhost:18888/v1`")
         self._base_url = base_url.rstrip("/")
         self._model_name = model_name
-        self._max_retries = max_retries
+        self._patience = patience if max_retries is None else replace(patience, max_retries=max_retries)
+        self._dialect = dialect
+        self._on_busy = on_busy
         self._extra = dict(extra or {})
         self._warnings = _Warnings(note)
         self._has_key = bool(api_key)
@@ -184,7 +243,7 @@ class HttpClient:
             raise ConfigError("the API key holds a character that no HTTP header can carry")
         self._http = httpx.AsyncClient(
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=_TIMEOUT,
+            timeout=httpx.Timeout(patience.silence_seconds, connect=patience.connect_seconds, pool=None),
             follow_redirects=False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
         )
@@ -236,12 +295,7 @@ class HttpClient:
 
     async def complete(self, conversation: Conversation, ask: Ask) -> Reply:
         body = await self._body(conversation, ask)
-        response = await self._send("POST", "/chat/completions", body)
-        async with aclosing(response):
-            try:
-                table = _json(await response.aread())
-            except httpx.HTTPError as error:
-                raise RemoteError(f"`{self._base_url}` broke off in mid-answer: {error}") from error
+        table = await self._whole(body)
         try:
             choice, usage = table["choices"][0], table.get("usage") or {}
             return Reply(
@@ -249,6 +303,8 @@ class HttpClient:
                 finish_reason=choice.get("finish_reason") or "",
                 num_prompt_tokens=int(usage.get("prompt_tokens") or 0),
                 num_answer_tokens=int(usage.get("completion_tokens") or 0),
+                model=str(table.get("model") or ""),
+                first_logprobs=_first_logprobs(choice),
             )
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise RemoteError(f"`{self._base_url}` gave no chat completion: {_short(str(table))}") from error
@@ -271,18 +327,38 @@ class HttpClient:
             "seed": ask.seed,
             "stop": ask.stop or None,
             "condition": conversation.condition or None,
+            "logprobs": True if ask.top_logprobs is not None else None,
+            "top_logprobs": ask.top_logprobs,
         }
-        return body | {key: value for key, value in optional.items() if value is not None} | self._extra
+        body |= {key: value for key, value in optional.items() if value is not None}
+        return self._dialect.body(body) | self._extra
+
+    async def _whole(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Give the table of a whole answer; one that breaks off in the middle is asked for once more."""
+        for is_last in (False, True):
+            response = await self._send("POST", "/chat/completions", body)
+            async with aclosing(response):
+                try:
+                    return _json(await response.aread())
+                except httpx.HTTPError as error:
+                    silent = isinstance(error, httpx.TimeoutException) and not self._patience.retry_silence
+                    if is_last or silent or not self._patience.max_retries:
+                        reason = str(error) or type(error).__name__
+                        raise RemoteError(f"`{self._base_url}` broke off in mid-answer: {reason}") from error
+        raise AssertionError("the last try returns or raises")
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         """Give a response whose status is 2xx; its body is still to be read."""
         wait_seconds = _FIRST_WAIT_SECONDS
-        for tries_left in range(self._max_retries, -1, -1):
+        longest_seconds = self._patience.longest_wait_seconds
+        for tries_left in range(self._patience.max_retries, -1, -1):
             request = self._http.build_request(method, self._base_url + path, json=body)
+            told_seconds = 0.0
             try:
                 response = await self._http.send(request, stream=True)
             except httpx.TransportError as error:
-                if not tries_left or isinstance(error, httpx.ReadTimeout):
+                silent = isinstance(error, httpx.ReadTimeout) and not self._patience.retry_silence
+                if not tries_left or silent:
                     raise self._unreachable(error) from error
             else:
                 if response.is_success:
@@ -290,11 +366,16 @@ class HttpClient:
                     return response
                 async with aclosing(response):
                     content = await response.aread()
-                if response.status_code not in _RETRIED or not tries_left:
-                    raise self._refused(response, content)
-                wait_seconds = max(wait_seconds, _retry_after_seconds(response))
-            # Spread, so that many requests that were refused together do not come back together.
-            await asyncio.sleep(min(wait_seconds, _LONGEST_WAIT_SECONDS) * random.uniform(0.75, 1.25))
+                told_seconds = _retry_after_seconds(response)
+                refusal = self._refused(response, content)
+                if response.status_code in _BUSY:
+                    self._on_busy(told_seconds)
+                final = isinstance(refusal, Refusal) and refusal.code in _FINAL_CODES
+                if response.status_code not in _RETRIED or final or not tries_left or told_seconds > longest_seconds:
+                    raise refusal
+            # Spread, so that many requests that were refused together do not come back together; never sooner than
+            # the endpoint said.
+            await asyncio.sleep(told_seconds + min(wait_seconds, longest_seconds) * random.uniform(0.5, 1.0))
             wait_seconds *= 2
         raise AssertionError("the last try returns or raises")
 
@@ -329,7 +410,14 @@ class HttpClient:
             )
         elif status in _RETRIED:
             hint = "try again later"
-        return RemoteError(f"`{self._base_url}` answered {status}: {said}", hint=hint)
+        param = error.get("param") if isinstance(error, dict) else None
+        return Refusal(
+            f"`{self._base_url}` answered {status}: {said}",
+            hint=hint,
+            status=status,
+            param=str(param or ""),
+            code=str(code or ""),
+        )
 
 
 def _json(content: bytes | str, *, strict: bool = True) -> dict[str, Any]:
@@ -340,6 +428,12 @@ def _json(content: bytes | str, *, strict: bool = True) -> dict[str, Any]:
             raise RemoteError(f"the endpoint sent what is not JSON: {_short(str(content))}") from error
         value = None
     return value if isinstance(value, dict) else {}
+
+
+def _first_logprobs(choice: Mapping[str, Any]) -> dict[str, float] | None:
+    content = (choice.get("logprobs") or {}).get("content") or []
+    rows = content[0].get("top_logprobs") if content else None
+    return {str(row["token"]): float(row["logprob"]) for row in rows} if rows else None
 
 
 def _said(table: Mapping[str, Any]) -> str:
@@ -354,7 +448,13 @@ def _short(text: str) -> str:
 
 
 def _retry_after_seconds(response: httpx.Response) -> float:
+    """Read what an endpoint says how long to wait: seconds, or a date."""
+    said = response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(response.headers.get("retry-after", "0")))
+        return max(0.0, float(said))
     except ValueError:
-        return 0.0  # a date; our own growing wait does
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return 0.0  # neither; our own growing wait does

@@ -1,0 +1,42 @@
+"""`ochatctl bench rescore`: scores from files that others published."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ochatctl.cli.options import Json, OchatCommand, Quiet
+from ochatctl.cli.output import Output, examples
+
+_EXAMPLES = (
+    "ochatctl bench rescore model_judgment/gpt-4_single.jsonl",
+    "ochatctl bench rescore gpt-4_single.jsonl gpt-4_pair.jsonl --json",
+)
+_COLUMNS = ("file", "kind", "model", "score", "standard error", "rows", "left out")
+
+_Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of judgments or graded answers.")]
+_Kind = Annotated[str | None, typer.Option("--kind", help="What the files are; default: what their rows look like.")]
+_Baseline = Annotated[
+    str | None, typer.Option("--baseline", metavar="NAME", help="Of games: count those against this model only.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("rescore", cls=OchatCommand, epilog=examples(*_EXAMPLES))(rescore)
+
+
+def rescore(
+    files: _Files,
+    kind: _Kind = None,
+    baseline: _Baseline = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Compute the scores of published files again, exactly as their projects do."""
+    from ochatctl.bench.rescore import RescoreConfig, rescore_files
+
+    output = Output(as_json=json, quiet=quiet)
+    results = rescore_files(files, RescoreConfig(kind=kind, baseline=baseline))
+    rows = [(result.file.name, result.kind, *line) for result in results for line in result.lines]
+    output.table(results, _COLUMNS, rows)
