@@ -98,17 +98,26 @@ def test_two_ranks_with_fewer_rows_than_ranks_log_to_tensorboard_and_wandb_offli
                 path.rename(tmp_path / path.name)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    # Every number of `metrics.jsonl`, by name and step: the learning rate, the losses by class, the evaluations.
+    wanted: dict[str, dict[int, float]] = {}
+    for line in lines:
+        record = Stepped(**line) if "loss" in line else Evaluated(**line)
+        for name, value in numbers_of(record).items():
+            wanted.setdefault(name, {})[line["step"]] = value
+    assert len(set(wanted["train/lr"].values())) > 2, "a learning rate that stands still proves little"
+    assert {"train/class_losses/GPT4", "train/grad_norm", "eval/loss", "eval/accuracy"} <= set(wanted)
     evals = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     assert results[0]["eval_loss"] == results[1]["eval_loss"] == evals[len(losses)], "one row, two ranks"
 
     scalars = read_tensorboard(out / "tensorboard")
-    assert scalars["train/loss"] == pytest.approx(losses)
-    assert scalars["eval/loss"] == pytest.approx(evals)
+    assert set(scalars) == set(wanted)
+    for name, values in wanted.items():
+        assert scalars[name] == pytest.approx(values, rel=1e-6), name  # an event file holds float32
 
     (run_id,) = (out / "wandb_id").read_text(encoding="utf-8").split()
     files = sorted(out.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 2, "one for each time it ran"
-    logged: dict[int, float] = {}
+    logged: dict[str, dict[int, float]] = {}
     for file in files:
         assert run_id in file.name
         read = subprocess.run(
@@ -116,8 +125,10 @@ def test_two_ranks_with_fewer_rows_than_ranks_log_to_tensorboard_and_wandb_offli
         )
         records: list[dict[str, Any]] = [json.loads(line) for line in read.stdout.splitlines()]
         assert {record["id"] for record in records if "id" in record} == {run_id}
-        logged |= {record["step"]: record["train/loss"] for record in records if "train/loss" in record}
-    assert logged == pytest.approx(losses)
+        for record in records:
+            for name in set(record) & set(wanted):
+                logged.setdefault(name, {})[record["step"]] = record[name]
+    assert logged == wanted
 
 
 def read_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
