@@ -171,4 +171,4 @@ def test_an_empty_answer_is_unmatched(text: str) -> None:
 
 
 def test_extractors_are_found_by_name() -> None:
-    assert set(EXTRACTORS) == {"letter", "exact"}
+    assert set(EXTRACTORS) == {"letter", "exact", "number", "stated"}

