@@ -17,6 +17,7 @@ from ochatctl.errors import DataError, RunError
 # A value beside the default for every field that changes how an answer is drawn.
 OTHER_VALUES: dict[str, Any] = {
     "json_schema": '{"type": "object"}',
+    "adapter": "of no engine here",
     "temperature": 1.3,
     "top_p": 0.8,
     "top_k": 5,

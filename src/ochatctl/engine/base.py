@@ -1,6 +1,6 @@
 """What goes in and out of an engine: token ids in, deltas out. No engine knows a chat template."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
@@ -35,6 +35,8 @@ class SamplingSpec:
     stop_token_ids: tuple[int, ...] = ()
     # The JSON schema, as JSON, that the answer meets; empty: any text.
     json_schema: str = ""
+    # The name of the adapters that draw, of those that the engine was started with; empty: the model as it is.
+    adapter: str = ""
     # None: no log-probabilities; else how many alternatives beside the chosen token.
     num_logprobs: int | None = None
     # Tokens that one delta may gather; 1 streams each as it comes.
@@ -119,7 +121,14 @@ class Engine(Protocol):
         ...
 
 
-def check_request(engine: Engine, prompt_ids: Sequence[int], spec: SamplingSpec, *, vocab_size: int) -> None:
+def check_request(
+    engine: Engine,
+    prompt_ids: Sequence[int],
+    spec: SamplingSpec,
+    *,
+    vocab_size: int,
+    adapters: Collection[str] = (),
+) -> None:
     """Refuse what no engine can draw, and what this one does not support.
 
     Raises:
@@ -141,6 +150,8 @@ def check_request(engine: Engine, prompt_ids: Sequence[int], spec: SamplingSpec,
     for spec_field in fields(spec):
         if spec_field.name in engine.unsupported and getattr(spec, spec_field.name) != _default(spec_field.name):
             raise DataError(f"`{spec_field.name}` is not supported by the engine `{engine.name}`")
+    if spec.adapter and spec.adapter not in adapters:
+        raise DataError(f"`adapter`: the engine `{engine.name}` has no `{spec.adapter}`")
 
 
 def _default(name: str) -> object:

@@ -2,12 +2,13 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.engine.adapters import Adapter
 from ochatctl.engine.base import Engine
 from ochatctl.errors import ConfigError, EnvironmentProblem, MissingExtra
 from ochatctl.extras import has
@@ -67,6 +68,7 @@ def open_engine(
     gpu_memory_utilization: float | None = None,
     trust_remote_code: bool = False,
     vllm_args: Mapping[str, Any] | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> Engine:
     """Make an engine, not yet started. `context_tokens` None is all that the model has; `vllm_args` go to vLLM as is.
 
@@ -86,7 +88,12 @@ def open_engine(
         from ochatctl.engine.hf import HfEngine
 
         return HfEngine(
-            model_dir, tokenizer, context_tokens=context_tokens, dtype=dtype, trust_remote_code=trust_remote_code
+            model_dir,
+            tokenizer,
+            context_tokens=context_tokens,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            adapters=adapters,
         )
     from ochatctl.engine.vllm import VllmEngine
 
@@ -99,6 +106,7 @@ def open_engine(
         gpu_memory_utilization=gpu_memory_utilization,
         trust_remote_code=trust_remote_code,
         extra_args=vllm_args,
+        adapters=adapters,
     )
 
 

@@ -37,7 +37,7 @@ class EchoEngine:
         unsupported: frozenset[str] = frozenset(),
     ) -> None:
         self.context_tokens = context_tokens
-        self.unsupported = unsupported | {"json_schema"}
+        self.unsupported = unsupported | {"json_schema", "adapter"}
         self._tokenizer = tokenizer
         self._reply = reply
         self._delay_seconds = delay_seconds

@@ -17,9 +17,10 @@ from typing import Any, Final
 import torch
 
 from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.engine.adapters import Adapter
 from ochatctl.engine.answer import Answer
 from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_request
-from ochatctl.engine.hf_batch import Batch, Row
+from ochatctl.engine.hf_batch import Batch, Row, with_adapters
 from ochatctl.engine.hf_sampler import Sampler, draw
 from ochatctl.errors import ConfigError, EnvironmentProblem, OchatError, RunError
 from ochatctl.extras import require
@@ -93,11 +94,13 @@ class HfEngine:
         device: str = "auto",
         max_running: int | None = None,
         trust_remote_code: bool = False,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         if dtype not in _DTYPES:
             raise ConfigError(f"`dtype` is `{dtype}`, not one of {', '.join(f'`{name}`' for name in _DTYPES)}")
         self.context_tokens = context_tokens or 0
-        self.unsupported: frozenset[str] = frozenset({"json_schema"})
+        self._adapters = {adapter.name: adapter for adapter in adapters}
+        self.unsupported: frozenset[str] = frozenset({"json_schema"} if adapters else {"json_schema", "adapter"})
         self._model_dir = model_dir
         self._tokenizer = tokenizer
         self._dtype = dtype
@@ -132,7 +135,7 @@ class HfEngine:
 
     async def generate(self, prompt_ids: Sequence[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
         self.check_alive()
-        check_request(self, prompt_ids, spec, vocab_size=self._vocab_size)
+        check_request(self, prompt_ids, spec, vocab_size=self._vocab_size, adapters=self._adapters)
         answer = Answer(self._tokenizer, spec, room_tokens=self.context_tokens - len(prompt_ids))
         request = _Request(list(prompt_ids), spec, answer)
         self._inbox.put(request)
@@ -162,7 +165,7 @@ class HfEngine:
 
     def _work(self, loaded: "asyncio.Future[None]") -> None:
         try:
-            batch = Batch(self._load(), device=self._device)
+            batch = Batch(self._load(), device=self._device, adapters=tuple(self._adapters))
         except BaseException as error:  # noqa: BLE001  # whatever it is, `start` raises it
             self._tell(_set_error, loaded, _load_error(error, self._model_dir))
             return
@@ -212,6 +215,8 @@ class HfEngine:
                 f"`{self._model_dir}` has layers that the embedded engine cannot batch ({kinds})",
                 hint="add `--engine vllm`",
             )
+        if self._adapters:
+            model = with_adapters(model, [adapter.folder for adapter in self._adapters.values()])
         model = model.to(self._device).eval()
         own = int(getattr(config, "max_position_embeddings", 0) or 0)
         if not self.context_tokens:
@@ -244,7 +249,7 @@ class HfEngine:
     def _read_chunk(self, batch: Batch) -> None:
         if self._reading is None and self._waiting and self._has_room(self._waiting[0]):
             request = self._reading = self._waiting.pop(0)
-            request.row = Row(unread_ids=request.prompt_ids)
+            request.row = Row(unread_ids=request.prompt_ids, adapter=request.spec.adapter)
             request.sampler = Sampler(
                 request.spec, request.prompt_ids, vocab_size=self._vocab_size, device=batch.logits_device
             )

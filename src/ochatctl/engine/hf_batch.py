@@ -10,12 +10,18 @@ Shapes: B = rows, L = tokens of the longest row, V = vocabulary.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
+
+from ochatctl.extras import require
+
+# peft's word for a row that none of its adapters touches.
+_NO_ADAPTER = "__base__"
 
 
 @dataclass(slots=True, eq=False)
@@ -24,13 +30,15 @@ class Row:
 
     unread_ids: list[int]
     num_cached: int = 0
+    # The name of the adapters that draw; empty: the model as it is.
+    adapter: str = ""
     cache: DynamicCache | None = field(default_factory=DynamicCache)
 
 
 class Batch:
     """The rows that are being continued, one token a step."""
 
-    def __init__(self, model: Any, *, device: torch.device) -> None:
+    def __init__(self, model: Any, *, device: torch.device, adapters: Sequence[str] = ()) -> None:
         self._model = model
         self._device = device
         # float64 and some sorts are missing on Apple's GPUs, so their logits are drawn from on the CPU.
@@ -38,14 +46,17 @@ class Batch:
         self._cache: DynamicCache | None = None
         self.rows: list[Row] = []
         self._extra: dict[str, Any] = {"use_cache": True}
-        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        # As `with_adapters` named them, for each name of ours.
+        self._adapters = {name: str(index) for index, name in enumerate(adapters)}
+        plain = model.get_base_model() if adapters else model
+        if "logits_to_keep" in inspect.signature(plain.forward).parameters:
             self._extra["logits_to_keep"] = 1
 
     def read(self, row: Row, max_tokens: int) -> Tensor | None:
         """Read the next chunk of a row's prompt; give the logits of shape (1, V) once all is read."""
         chunk, row.unread_ids = row.unread_ids[:max_tokens], row.unread_ids[max_tokens:]
         positions = torch.arange(row.num_cached, row.num_cached + len(chunk), device=self._device)[None]
-        logits = self._forward([chunk], positions, None, row.cache)
+        logits = self._forward([row], [chunk], positions, None, row.cache)
         row.num_cached += len(chunk)
         return None if row.unread_ids else logits
 
@@ -69,7 +80,9 @@ class Batch:
         mask_BL = None
         if any(row.num_cached < length for row in self.rows):
             mask_BL = torch.arange(length + 1, device=self._device)[None] >= (length - cached_B)[:, None]
-        logits = self._forward([row.unread_ids for row in self.rows], cached_B[:, None], mask_BL, self._cache)
+        logits = self._forward(
+            self.rows, [row.unread_ids for row in self.rows], cached_B[:, None], mask_BL, self._cache
+        )
         for row in self.rows:
             row.num_cached += 1
             row.unread_ids = []
@@ -93,17 +106,34 @@ class Batch:
         return 0 if self._cache is None else int(self._cache.get_seq_length())
 
     def _forward(
-        self, token_ids: Sequence[Sequence[int]], positions: Tensor, mask_BL: Tensor | None, cache: DynamicCache | None
+        self,
+        rows: Sequence[Row],
+        token_ids: Sequence[Sequence[int]],
+        positions: Tensor,
+        mask_BL: Tensor | None,
+        cache: DynamicCache | None,
     ) -> Tensor:
+        extra = self._extra
+        if self._adapters:
+            extra = extra | {"adapter_names": [self._adapters.get(row.adapter, _NO_ADAPTER) for row in rows]}
         out = self._model(
             input_ids=torch.tensor(token_ids, device=self._device),
             position_ids=positions,
             attention_mask=mask_BL,
             past_key_values=cache,
-            **self._extra,
+            **extra,
         )
         logits: Tensor = out.logits[:, -1]
         return logits.to(self.logits_device)
+
+
+def with_adapters(model: Any, folders: Sequence[Path]) -> Any:
+    """Put LoRA adapters into a model, each chosen row by row; peft knows them as `0`, `1` and so on."""
+    peft = require("peft", extra="train")
+    model = peft.PeftModel.from_pretrained(model, folders[0], adapter_name="0")
+    for index, folder in enumerate(folders[1:], 1):
+        model.load_adapter(folder, adapter_name=str(index))
+    return model
 
 
 def _widen(states: Tensor, length: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import Family, get_family, load_family, read_card
 from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.engine.adapters import Adapter, find_adapters
 from ochatctl.engine.base import Engine
 from ochatctl.engine.choose import Choice, choose_engine, open_engine
 from ochatctl.engine.client import LocalClient, Note
@@ -35,6 +36,8 @@ class LoadConfig:
     worker_use_ray: bool = False
     dtype: str = "auto"
     quantization: str | None = None
+    # Name -> folder or hub id, served beside the model.
+    adapters: Mapping[str, str] = field(default_factory=dict)
     # Passed on to vLLM as they are.
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
@@ -50,6 +53,8 @@ class LoadedModel:
     stop_token_ids: tuple[int, ...]
     trained_conditions: tuple[str, ...]
     names: tuple[str, ...]
+    # Each is a model to clients.
+    adapters: tuple[Adapter, ...] = ()
     # Where its weights are; None: it has none.
     folder: Path | None = None
 
@@ -111,6 +116,10 @@ def load_model(config: LoadConfig, note: Note) -> LoadedModel:
         choice = _for_adapters(config, folder, note)
     family, tokenizer = load_family(folder, config.family, trust_remote_code=config.trust_remote_code)
     card = read_card(folder)
+    names = model_names(config.model, family)
+    adapters = find_adapters(config.adapters, family)
+    if taken := next((adapter.name for adapter in adapters if adapter.name in names), None):
+        raise ConfigError(f"`--adapter {taken}=...`: the model itself is called `{taken}`", hint="choose another name")
     engine = open_engine(
         choice,
         folder,
@@ -121,6 +130,7 @@ def load_model(config: LoadConfig, note: Note) -> LoadedModel:
         trust_remote_code=config.trust_remote_code,
         dtype=config.dtype,
         vllm_args=_vllm_args(config, by_ray=by_ray),
+        adapters=adapters,
     )
     return LoadedModel(
         engine=engine,
@@ -128,7 +138,8 @@ def load_model(config: LoadConfig, note: Note) -> LoadedModel:
         tokenizer=tokenizer,
         stop_token_ids=stop_token_ids(family, tokenizer, folder),
         trained_conditions=tuple(card.conditions) if card is not None else (),
-        names=model_names(config.model, family),
+        names=names,
+        adapters=adapters,
         folder=folder,
     )
 
@@ -176,6 +187,8 @@ def _check_vllm_flags(config: LoadConfig, kind: str, *, by_ray: bool) -> None:
     flag = next((name for name, is_given in flags.items() if is_given), None)
     if kind == "echo" and config.dtype != "auto":
         raise ConfigError("`--dtype`: the engine `echo` has no weights", hint="leave `--dtype` out")
+    if kind == "echo" and config.adapters:
+        raise EnvironmentProblem("`--adapter`: the engine `echo` has no weights", hint="leave `--adapter` out")
     if kind == "vllm" or flag is None:
         return
     message = f"`{flag}` is vLLM's, and the engine is `{kind}`"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.engine.adapters import Adapter
 from ochatctl.engine.answer import Answer
 from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_request
 from ochatctl.engine.grammar import GrammarCheck
@@ -35,6 +36,8 @@ _CPU_SETTINGS: Final = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIN
 # What an argument of ours is called in vLLM's engine arguments; a version that lacks one of them is named.
 _NEEDED_ARGS: Final = ("model", "tensor_parallel_size", "max_model_len", "dtype", "generation_config")
 _SHUTDOWN_SECONDS: Final = 10.0
+# Those that vLLM has room for.
+_LORA_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 # The name of our entry point, in `pyproject.toml`.
 _PLUGIN: Final = "ochatctl"
 # Tokens that one of vLLM's outputs may gather: more are no cheaper, and the watch over progress sees them late.
@@ -62,11 +65,15 @@ class VllmEngine:
         gpu_memory_utilization: float | None = None,
         trust_remote_code: bool = False,
         extra_args: Mapping[str, Any] | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self.context_tokens = context_tokens or 0
         # vLLM holds an answer to a schema by a tokenizer of its own, which it cannot read from a SentencePiece model.
         has_tokenizer = (model_dir / "tokenizer.json").is_file()
-        self.unsupported: frozenset[str] = frozenset() if has_tokenizer else frozenset({"json_schema"})
+        self.unsupported: frozenset[str] = frozenset(
+            ({"adapter"} if not adapters else set()) | ({"json_schema"} if not has_tokenizer else set())
+        )
+        self._adapters = {adapter.name: adapter for adapter in adapters}
         self._model_dir = model_dir
         self._tokenizer = tokenizer
         self._args: dict[str, Any] = {
@@ -80,6 +87,12 @@ class VllmEngine:
         self._args = {name: value for name, value in self._args.items() if value is not None}
         # Otherwise the model folder's sampling defaults and end tokens would be mixed into every request.
         self._args |= {"generation_config": "vllm", "skip_tokenizer_init": not has_tokenizer, "disable_log_stats": True}
+        if adapters:
+            most = max(adapter.rank for adapter in adapters)
+            rank = next((rank for rank in _LORA_RANKS if rank >= most), most)
+            self._args |= {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": rank}
+        # Our name -> vLLM's request for it.
+        self._loras: dict[str, Any] = {}
         self._extra_args = dict(extra_args or {})
         self._llm: Any = None
         self._dead = "it is not started"
@@ -108,14 +121,17 @@ class VllmEngine:
 
     async def generate(self, prompt_ids: Sequence[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
         self.check_alive()
-        check_request(self, prompt_ids, spec, vocab_size=self._vocab_size)
+        check_request(self, prompt_ids, spec, vocab_size=self._vocab_size, adapters=self._adapters)
         if spec.json_schema and self._grammars is not None:
             await self._grammars.check(spec.json_schema)
         answer = Answer(self._tokenizer, spec, room_tokens=self.context_tokens - len(prompt_ids))
         from vllm.inputs import tokens_input
 
         outputs = self._llm.generate(
-            tokens_input(list(prompt_ids)), _sampling_params(spec), f"ochatctl-{next(self._numbers)}"
+            tokens_input(list(prompt_ids)),
+            _sampling_params(spec),
+            f"ochatctl-{next(self._numbers)}",
+            lora_request=self._loras.get(spec.adapter),
         )
         try:
             # Closing vLLM's generator aborts the request there.
@@ -164,9 +180,28 @@ class VllmEngine:
             raise _start_error(error, self._model_dir) from error
         self.context_tokens = int(self._llm.model_config.max_model_len)
         self._vocab_size = int(self._llm.model_config.get_vocab_size())
+        await self._add_adapters()
         if self._grammars is not None:
             await self._grammars.get_ready(self._vocab_size)
         self._dead = ""
+
+    async def _add_adapters(self) -> None:
+        """Load them now: vLLM would at their first request, and find only then that they do not fit."""
+        if not self._adapters:
+            return
+        from vllm.lora.request import LoRARequest
+
+        for number, adapter in enumerate(self._adapters.values(), 1):
+            lora = LoRARequest(adapter.name, number, str(adapter.folder.absolute()))
+            try:
+                loaded = await self._llm.add_lora(lora)
+            except Exception as error:  # vLLM names no exceptions for it
+                raise EnvironmentProblem(
+                    f"`--adapter {adapter.name}`: vLLM cannot serve it: {str(error).strip() or type(error).__name__}",
+                    hint=f"`--engine hf` may, or: ochatctl merge {adapter.folder} --out {adapter.folder}-merged",
+                ) from error
+            assert loaded
+            self._loras[adapter.name] = lora
 
     def _load(self) -> None:
         require("vllm", extra="vllm")
