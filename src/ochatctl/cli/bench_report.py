@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ochatctl.cli.options import Json, MaybeOut, OchatCommand, Quiet, Yes
+from ochatctl.cli.options import Json, OchatCommand, Quiet, Yes
 from ochatctl.cli.output import Output, examples
 from ochatctl.errors import UsageProblem
 
@@ -23,7 +23,7 @@ _LIST_EXAMPLES = ("ochatctl bench list", "ochatctl bench list --json")
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="A scored run: its folder.", show_default=False)]
 _Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Scored runs: their folders.")]
 _Report = Annotated[
-    MaybeOut,
+    Path | None,
     typer.Option("--out", metavar="FILE", help="Write it too, as its name says: .html, .md, .csv or .json."),
 ]
 
