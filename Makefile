@@ -1,4 +1,4 @@
-.PHONY: fix check test docs
+.PHONY: fix check test docs web
 
 fix:  ## format and mend what can be mended
 	ruff check --fix src tests benchmarks examples
@@ -11,6 +11,9 @@ check:  ## what CI checks before the tests
 
 test:  ## the default suite: offline, two minutes
 	pytest
+
+web:  ## the chat page, from web/ into the package; needs Node
+	cd web && npm ci && npm run build
 
 docs:  ## the README's lines and every help example, parsed
 	pytest tests/test_docs.py

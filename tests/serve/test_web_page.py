@@ -130,3 +130,12 @@ def test_a_models_card_says_which_conditions_there_are() -> None:
         ("openchat_v2_llama2", "GPT4", ["GPT4", "GPT3"]),
         ("chatml", None, []),
     ]
+
+
+def test_the_pages_packages_come_from_nobodys_own_registry() -> None:
+    lock = Path(__file__).parents[2] / "web" / "package-lock.json"
+    if not lock.is_file():
+        pytest.skip("the page's source is not here")
+    addresses = re.findall(r'"resolved": "([^"]+)"', lock.read_text(encoding="utf-8"))
+    assert all(each.startswith("https://registry.npmjs.org/") for each in addresses)
+    assert lock.read_text(encoding="utf-8").count('"integrity": "sha512-') > 50
