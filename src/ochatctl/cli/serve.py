@@ -34,7 +34,10 @@ class ServeCommand(OchatCommand):
     """Says of a flag that it does not know how vLLM would get it."""
 
     headings: ClassVar = {
-        "What to serve": ("preset", "model", "engine", "family", "served_model_name", "max_model_len", "stream_period"),
+        "What to serve": (
+            "preset", "model", "engine", "family", "served_model_name", "adapter", "max_model_len",
+            "stream_period",
+        ),
         "Where": ("host", "port", "no_web", "ssl_certfile", "ssl_keyfile", "root_path", "forwarded_allow_ips"),
         "Who may call": (
             "api_keys", "api_keys_file", "no_auth", "allowed_origins", "allowed_methods", "allowed_headers",
@@ -125,7 +128,8 @@ def serve(
     dtype: flags.Dtype = "auto",
     quantization: flags.Quantization = None,
     engine_arg: flags.EngineArgs = None,
-    stream_period: flags.StreamPeriod = 1,
+    adapter: flags.Adapters = None,
+    stream_period: flags.StreamPeriod = 6,
     log_file: flags.LogFile = None,
     log_max_mb: flags.LogMaxMb = 128,
     log_max_count: flags.LogMaxCount = 10,
@@ -162,6 +166,7 @@ def serve(
     json: Json = False,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint."""
+    from ochatctl.engine.adapters import read_adapter_flags
     from ochatctl.engine.load import LoadConfig, read_engine_args
     from ochatctl.serve.config import CorsConfig, LimitConfig, LogConfig, ServeConfig, TlsConfig
     from ochatctl.serve.start import plan, run
@@ -184,7 +189,8 @@ def serve(
     load = LoadConfig(
         model=model, engine=engine, family=family, tensor_parallel=tensor_parallel_size,
         max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization, worker_use_ray=worker_use_ray,
-        dtype=dtype, quantization=quantization, engine_args=read_engine_args(engine_arg or ()),
+        dtype=dtype, quantization=quantization, adapters=read_adapter_flags(adapter or ()),
+        engine_args=read_engine_args(engine_arg or ()),
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     config = ServeConfig(

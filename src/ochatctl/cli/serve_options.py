@@ -68,7 +68,16 @@ EngineArgs = Annotated[
 ServedNames = Annotated[
     list[str] | None, typer.Option("--served-model-name", help="What clients may call the model, beside its names.")
 ]
-StreamPeriod = Annotated[int, typer.Option("--stream-period", min=1, help="Tokens a chunk of a stream.")]
+StreamPeriod = Annotated[
+    int,
+    typer.Option(
+        "--stream-period", min=1, help="Tokens a chunk of a stream; the first comes at once. 1: each as it is drawn."
+    ),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", metavar="NAME=PATH...", help="LoRA adapters to serve beside the model, as a model NAME."),
+]
 EngineUseRay = Annotated[bool, typer.Option("--engine-use-ray", help="Accepted; not needed any more.")]
 WorkerUseRay = Annotated[
     bool, typer.Option("--worker-use-ray", help="Ray for vLLM's workers, where they do not fit this machine.")

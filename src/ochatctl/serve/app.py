@@ -208,7 +208,8 @@ class Information:
         return ModelCard(
             id=name,
             created=self.created,
-            root=self.config.model_names[0],
+            root=name if name in self.config.adapters else self.config.model_names[0],
+            parent=self.config.model_names[0] if name in self.config.adapters else None,
             max_model_len=self.engine.context_tokens,
             family=self.family.name,
             default_condition=template.inference_condition if template.takes_condition else None,

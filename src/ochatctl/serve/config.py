@@ -72,6 +72,8 @@ class AppConfig:
 
     # The first one is told to clients; a request may use any.
     model_names: tuple[str, ...]
+    # Those of them that are adapters of the engine's, under the same names there.
+    adapters: tuple[str, ...] = ()
     # Where a client on this machine finds it.
     base_url: str = "http://localhost:18888/v1"
     # Whether `/` is the chat page.
@@ -123,7 +125,7 @@ class ServeConfig:
     forwarded_allow_ips: str = "127.0.0.1,::1"
     # Before the names that the model has anyhow.
     served_model_names: tuple[str, ...] = ()
-    stream_period: int = 1
+    stream_period: int = 6
     limits: LimitConfig = field(default_factory=LimitConfig)
     cors: CorsConfig = field(default_factory=CorsConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -154,6 +154,7 @@ class Preparer:
             stop_token_ids=self.config.stop_token_ids,
             stream_period=self.config.stream_period if request.stream else max_tokens,
             context_ids=context_ids,
+            adapter=request.model if request.model in self.config.adapters else "",
             **options,
         )
 

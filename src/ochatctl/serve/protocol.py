@@ -276,7 +276,7 @@ class Completion(Struct, kw_only=True):
 
 
 class ModelCard(Struct, kw_only=True):
-    """One name under which the model is known; names of one model share `root`.
+    """One name under which the model is known; names of one model share `root`, and `parent` is that of adapters.
 
     `default_condition` is what a request without `condition` gets, null where the family takes none. `conditions` are
     those that the model is known to be trained on; where it is empty, nothing is known.
@@ -286,6 +286,7 @@ class ModelCard(Struct, kw_only=True):
     object: str = "model"
     created: int
     root: str
+    parent: str | None = None
     max_model_len: int
     family: str
     default_condition: str | None

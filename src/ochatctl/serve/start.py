@@ -79,8 +79,10 @@ async def _serve(config: ServeConfig, model: LoadedModel, note: Note) -> None:
 
 def _app_config(config: ServeConfig, model: LoadedModel, port: int) -> AppConfig:
     host = "localhost" if config.host in ("0.0.0.0", "::", "") else config.host
+    adapters = tuple(adapter.name for adapter in model.adapters)
     return AppConfig(
-        model_names=tuple(dict.fromkeys((*config.served_model_names, *model.names))),
+        model_names=tuple(dict.fromkeys((*config.served_model_names, *model.names, *adapters))),
+        adapters=adapters,
         base_url=f"http{'s' if config.tls.certfile else ''}://{f'[{host}]' if ':' in host else host}:{port}/v1",
         web=config.web,
         root_path=config.root_path,
@@ -99,6 +101,8 @@ def _say(config: ServeConfig, model: LoadedModel, app: AppConfig, num_keys: int,
     family, context = model.family, model.engine.context_tokens
     condition = f" (condition `{family.template.inference_condition}`)" if family.template.inference_condition else ""
     note(f"model: `{app.model_names[0]}`, family `{family.name}`{condition}, {context} tokens of context")
+    if app.adapters:
+        note(f"adapters: {', '.join(f'`{name}`' for name in app.adapters)}, each a model to clients")
     if app.needs_key:
         note(f"keys: {num_keys}; a request without one gets 401")
     else:
