@@ -1,0 +1,103 @@
+import { useEffect, useRef, useState } from "preact/hooks";
+import { send, stop } from "../actions";
+import { jumpToEnd } from "../scrolling";
+import { current, dialog, server } from "../state";
+import { Icon, StopIcon } from "./Icons";
+import { fitHeight } from "./Message";
+
+/** What was typed and not sent, by conversation. */
+const drafts = new Map<string, string>();
+
+export function Composer() {
+  const entry = current.value;
+  const { id } = entry.conversation.value;
+  const area = useRef<HTMLTextAreaElement>(null);
+  const [isEmpty, setEmpty] = useState(true);
+  const isRunning = entry.run.value !== null;
+  const isRemote = entry.remoteUntil.value > Date.now();
+
+  const changed = () => {
+    const text = area.current?.value ?? "";
+    drafts.set(id, text);
+    setEmpty(!text.trim());
+    fitHeight(area.current);
+  };
+  useEffect(() => {
+    if (!area.current) return;
+    area.current.value = drafts.get(id) ?? "";
+    changed();
+    if (!matchMedia("(pointer: coarse)").matches && !dialog.value) area.current.focus();
+  }, [id]);
+
+  const submit = () => {
+    if (!area.current || !send(area.current.value)) return;
+    area.current.value = "";
+    changed();
+    jumpToEnd();
+  };
+  return (
+    <div class="composer-frame">
+      <div class="composer">
+        <textarea
+          ref={area}
+          data-testid="composer"
+          aria-label="Message"
+          placeholder={isRemote ? "Another tab is answering this chat" : "Message"}
+          rows={1}
+          enterkeyhint="enter"
+          onInput={changed}
+          onKeyDown={(event) => {
+            // A key that ends or picks a word of an input method is not ours.
+            if (event.isComposing || event.keyCode === 229 || event.key !== "Enter" || event.shiftKey) return;
+            // On a phone the button sends: its keyboard has no Shift-Enter.
+            if (matchMedia("(pointer: coarse) and (hover: none)").matches && !event.ctrlKey && !event.metaKey) return;
+            event.preventDefault();
+            submit();
+          }}
+        />
+        {isRunning ? (
+          <button
+            type="button"
+            class="round stop"
+            data-testid="stop"
+            aria-label="Stop"
+            title="Stop (Esc)"
+            onClick={stop}
+          >
+            <StopIcon />
+          </button>
+        ) : (
+          <button
+            type="button"
+            class="round"
+            data-testid="send"
+            aria-label="Send"
+            title="Send (Enter)"
+            disabled={isEmpty || isRemote}
+            onClick={submit}
+          >
+            <Icon name="send" />
+          </button>
+        )}
+      </div>
+      <p class="composer-note">
+        {server.value === "locked" ? (
+          <>
+            The server wants an API key.{" "}
+            <button
+              type="button"
+              class="link"
+              onClick={() => {
+                dialog.value = "key";
+              }}
+            >
+              Enter it
+            </button>
+          </>
+        ) : (
+          "Models make mistakes: check what matters."
+        )}
+      </p>
+    </div>
+  );
+}

@@ -1,0 +1,117 @@
+import { useEffect, useRef } from "preact/hooks";
+import { send } from "../actions";
+import { copyText } from "../clipboard";
+import { announce } from "../notices";
+import { followEnd, isAtEnd, jumpToEnd } from "../scrolling";
+import { current, editing, model, server, version } from "../state";
+import { Icon, Logo } from "./Icons";
+import { MessageView } from "./Message";
+
+const STARTERS = [
+  "Explain how a suspension bridge carries its load, for a curious twelve-year-old.",
+  "Write a Python function that finds the longest run of equal items in a list.",
+  "Give me three ways to begin a letter to an old friend.",
+  "What are the trade-offs between SQLite and PostgreSQL for a small web app?",
+];
+
+export function Thread() {
+  const entry = current.value;
+  const { messages, id } = entry.conversation.value;
+  const scroller = useRef<HTMLDivElement>(null);
+  const column = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    if (scroller.current && column.current) return followEnd(scroller.current, column.current);
+  }, [id]);
+
+  const run = entry.run.value;
+  const isRemote = entry.remoteUntil.value > Date.now();
+  const isBusy = run !== null || isRemote;
+  return (
+    <div class="thread-frame">
+      <div
+        ref={scroller}
+        class="thread"
+        data-testid="thread"
+        tabindex={0}
+        role="region"
+        aria-label="Messages"
+        onClick={copyCode}
+      >
+        <div ref={column} class="column" key={id}>
+          {messages.length === 0 && <Empty />}
+          {messages.map((message, index) => {
+            const isLast = index === messages.length - 1;
+            const isOpen = isRemote && isLast && !message.finishReason && !message.error;
+            return (
+              <MessageView
+                key={message.id}
+                message={message}
+                isLast={isLast}
+                isStreaming={run?.messageId === message.id || isOpen}
+                isBusy={isBusy}
+                isEdited={editing.value === message.id}
+                numBelow={messages.length - 1 - index}
+              />
+            );
+          })}
+        </div>
+      </div>
+      {!isAtEnd.value && (
+        <button type="button" class="jump" data-testid="jump" aria-label="Jump to the end" onClick={jumpToEnd}>
+          <Icon name="down" />
+        </button>
+      )}
+    </div>
+  );
+}
+
+function Empty() {
+  const card = model.value;
+  const { engine } = version.value ?? {};
+  const facts = [
+    card?.family && `family ${card.family}`,
+    card?.max_model_len && `${card.max_model_len.toLocaleString("en")} tokens of context`,
+    engine && `engine ${engine}`,
+  ].filter(Boolean);
+  return (
+    <section class="empty" data-testid="empty">
+      <Logo />
+      <h2>What shall we talk about?</h2>
+      <p class="served">
+        {card && <strong>{card.id}</strong>}
+        {facts.length > 0 && <span>{facts.join(" · ")}</span>}
+      </p>
+      {engine === "echo" && (
+        <p class="served-note">The echo engine has no model: it says what you say, to try things out.</p>
+      )}
+      <ul class="starters">
+        {STARTERS.map((text) => (
+          <li key={text}>
+            <button
+              type="button"
+              class="starter"
+              data-testid="starter"
+              disabled={server.value !== "ready"}
+              onClick={() => send(text)}
+            >
+              {text}
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+/** Wires the copy buttons inside replies, which are plain HTML. */
+async function copyCode(event: MouseEvent): Promise<void> {
+  const button = event.target instanceof Element && event.target.closest<HTMLButtonElement>("button[data-copy]");
+  if (!button) return;
+  const code = button.closest(".code-block")?.querySelector("code")?.textContent ?? "";
+  const isDone = await copyText(code.replace(/\n$/, ""));
+  button.textContent = isDone ? "Copied" : "Not copied";
+  announce(isDone ? "Code copied" : "The browser did not let this page copy");
+  window.setTimeout(() => {
+    button.textContent = "Copy";
+  }, 1600);
+}
