@@ -119,15 +119,6 @@ def write_annotations(path: Path, annotations: Iterable[Annotation]) -> None:
                       for row in annotations])  # fmt: skip
 
 
-def is_annotations(value: Any) -> bool:
-    """Tell whether a JSON value is AlpacaEval's annotations: what `bench rescore` finds in a file."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(row, dict) and "preference" in row and "output_2" in row for row in value)
-    )
-
-
 def _preference(value: float | None) -> float | None:
     """Give a preference in its range, an old draw as today's; None where it is none."""
     if value == 0:

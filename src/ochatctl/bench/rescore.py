@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ochatctl.bench.suites import mtbench_rescore
+from ochatctl.bench.suites import alpacaeval_rescore, mtbench_rescore
 from ochatctl.errors import DataError, UsageProblem
 from ochatctl.files import read_json, read_jsonl
 
@@ -55,6 +55,10 @@ KINDS: dict[str, Kind] = {
     ),
     "mtbench-pair": Kind(
         fits=mtbench_rescore.is_pair, rescore=lambda path, config: mtbench_rescore.rescore_pair(path, config.baseline)
+    ),
+    alpacaeval_rescore.KIND: Kind(
+        fits=alpacaeval_rescore.is_annotation,
+        rescore=lambda path, config: alpacaeval_rescore.rescore_annotations(path),
     ),
 }
 _DEFAULT = RescoreConfig()
