@@ -263,3 +263,21 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(run: Run
     assert [evals[line["step"]] for line in run.evals] == untimed(run.evals), "the same weights, the same figures"
     weights = f"ep_{EPOCHS}/model.safetensors"
     assert (out / weights).read_bytes() == (run.out / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_without_evaluation_has_the_same_losses_to_the_last_digit(run: Run, tmp_path: Path) -> None:
+    if not {"fsdp", "3"} & set(run.flags) or "all" in run.flags:
+        pytest.skip("one way of sharding each is enough: FSDP2, and ZeRO-3, which gathers weights to evaluate with")
+    assert len(run.evals) > 1
+    assert run.evals[0]["step"] < len(run.steps), "an evaluation stands between the steps"
+    done = subprocess.run(
+        command(run.base, run.prefix, tmp_path / "out", *run.flags, "--eval-every", "no", "--save-every", "2epochs"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **QUIET},
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_metrics(tmp_path / "out", "eval_loss") == []
+    assert untimed(read_metrics(tmp_path / "out", "loss")) == untimed(run.steps)
