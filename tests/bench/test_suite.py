@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from chat_stub_for_tests import Stub, answer_to, chat_stub
 
-from ochatctl.bench.report import Report
+from ochatctl.bench.report import Report, Timing
 from ochatctl.bench.run import RunConfig
 from ochatctl.bench.suite import run_suite
 from ochatctl.bench.target import Endpoint
@@ -22,6 +22,7 @@ from ochatctl.errors import UsageProblem
 
 NUM_QUESTIONS = 24
 QUIET = Output(quiet=True)
+NO_RATES = {"prompt_tokens_per_second": None, "answer_tokens_per_second": None}
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def config(stub: Stub, out: Path, **changes: object) -> RunConfig:
 
 
 def scores(report: Report) -> Report:
-    return dataclasses.replace(report, journal=Path())
+    return dataclasses.replace(report, journal=Path(), timing=Timing(seconds=0, **NO_RATES))
 
 
 def test_a_report_counts_what_the_endpoint_said(tasks: Path, tmp_path: Path) -> None:

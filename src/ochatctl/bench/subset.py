@@ -10,10 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ochatctl.errors import UsageProblem
+
 # Of OpenChat's whole suite (16,577 questions, 12.4 M prompt and about 1.9 M answer tokens) a tenth: 1.2 M prompt and
 # 0.18 M answer tokens, which is about what a 13B model does in five minutes on one A100 without a prefix cache. Of the
 # score it leaves +-2.4 points.
 FIVE_MINUTES_ITEMS = 1600
+MIN_ITEMS = 2
 Z_95 = 1.959964
 
 
@@ -40,6 +43,19 @@ class Stratum:
     num_items: int
     num_answered: int
     num_right: int
+
+
+def subset_items(text: str | None) -> int | None:
+    """Read `--subset`: `5min` or a number of questions.
+
+    Raises:
+        UsageProblem: neither.
+    """
+    if text is None or text == "5min":
+        return FIVE_MINUTES_ITEMS if text else None
+    if text.isascii() and text.isdigit() and int(text) >= MIN_ITEMS:
+        return int(text)
+    raise UsageProblem(f"`--subset {text}`: neither `5min` nor a number from {MIN_ITEMS}", hint="--subset 5min")
 
 
 def allocate(sizes: Sequence[int], total: int) -> tuple[int, ...]:
