@@ -35,7 +35,7 @@ def prepared(path: str = "chat", **change: Any) -> Prepared:
         engine=AnyForm(),
         family=FAMILY,
         tokenizer=TOKENIZER,
-        config=AppConfig(model_names=("m",), stop_token_ids=(EOT,), stream_period=6),
+        config=AppConfig(model_names=("m", "lora"), adapters=("lora",), stop_token_ids=(EOT,), stream_period=6),
     )
     if path == "chat":
         request = decode_chat_request(json.dumps({"model": "m", "messages": [USER]} | change).encode())
@@ -73,6 +73,8 @@ BOTH: list[tuple[dict[str, Any], str, Any]] = [
         json.dumps(SCHEMA, separators=(",", ":")),
     ),
     ({"user": "someone"}, "seed", None),
+    ({}, "adapter", ""),
+    ({"model": "lora"}, "adapter", "lora"),
 ]
 CHATS: list[tuple[dict[str, Any], str, Any]] = [
     ({}, "max_tokens", ROOM),

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from ochatctl.errors import ConfigError
 from ochatctl.extras import require
 
 # peft's word for a row that none of its adapters touches.
@@ -128,11 +129,26 @@ class Batch:
 
 
 def with_adapters(model: Any, folders: Sequence[Path]) -> Any:
-    """Put LoRA adapters into a model, each chosen row by row; peft knows them as `0`, `1` and so on."""
+    """Put LoRA adapters into a model, each chosen row by row; peft knows them as `0`, `1` and so on.
+
+    Raises:
+        ConfigError: they were made for other layers.
+    """
     peft = require("peft", extra="train")
-    model = peft.PeftModel.from_pretrained(model, folders[0], adapter_name="0")
-    for index, folder in enumerate(folders[1:], 1):
-        model.load_adapter(folder, adapter_name=str(index))
+    for index, folder in enumerate(folders):
+        name = str(index)
+        try:
+            if index == 0:
+                model = peft.PeftModel.from_pretrained(model, folder, adapter_name=name)
+            else:
+                model.load_adapter(folder, adapter_name=name)
+        except RuntimeError as error:
+            raise ConfigError(f"the adapters in `{folder}` do not fit the model: {error}") from error
+        # peft leaves out, and tells nobody, what it finds no layer for.
+        num_saved = sum(".lora_A." in key for key in peft.utils.load_peft_weights(str(folder), device="cpu"))
+        num_used = sum(name in getattr(module, "lora_A", ()) for module in model.modules())
+        if num_saved != num_used:
+            raise ConfigError(f"the adapters in `{folder}` are for {num_saved} layers, and {num_used} can take them")
     return model
 
 
