@@ -119,6 +119,19 @@ class Journal:
                 self._records[record.id, record.turn] = record
 
 
+def peek(path: Path) -> dict[tuple[str, int], Record]:
+    """Give the answers in a journal without taking it; none where there is no journal yet.
+
+    Raises:
+        DataError: malformed, or written by a newer version.
+    """
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        _, records, _ = _read(file, path)
+    return {(record.id, record.turn): record for record in records if record.error is None}
+
+
 def digest(settings: Mapping[str, Any]) -> str:
     """Give the SHA-256 of settings, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii")).hexdigest()

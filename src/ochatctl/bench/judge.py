@@ -26,9 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ochatctl.bench.journal import Journal, Record
+from ochatctl.bench.cost import Load, Price, Purse, count_tokens, find_price, is_private
+from ochatctl.bench.journal import Journal, Record, peek
 from ochatctl.bench.pace import Pace
-from ochatctl.bench.runner import Asker, Meter, Watch, in_parallel
+from ochatctl.bench.runner import Asker, Watch, in_parallel
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.engine.client import Ask, Dialect, HttpClient, Patience, Refusal
 from ochatctl.errors import ConfigError, RemoteError
@@ -37,6 +38,8 @@ DEFAULT_JUDGE_URL = "https://api.openai.com/v1"
 MAX_TRIES = 3
 PATIENCE = Patience(max_retries=6, silence_seconds=300.0, longest_wait_seconds=120.0, retry_silence=True)
 _PREFLIGHT = "preflight"
+# The mean of GPT-4's judgments on MT-bench, in public files.
+_EXPECTED_TOKENS = 190
 # A judge that reasons spends tokens before its first word; what it says is not read.
 _PREFLIGHT_TOKENS = 16
 
@@ -54,6 +57,12 @@ class JudgeConfig:
     deadline_seconds: float = 900.0
     patience: Patience = PATIENCE
     max_tries: int = MAX_TRIES
+    price: Price | None = None
+
+    @property
+    def found_price(self) -> Price | None:
+        """The price that was given, else the table's."""
+        return self.price or find_price(self.base_url, self.name)
 
     @property
     def slug(self) -> str:
@@ -126,7 +135,7 @@ async def judge_all(
     folder: Path,
     watch: Watch,
     needs: Collection[str] = (),
-    meter: Meter | None = None,
+    purse: Purse | None = None,
     yes: bool = False,
 ) -> Judging[T]:
     """Get the judgments that the journal lacks; where it lacks none, nothing is sent.
@@ -142,8 +151,25 @@ async def judge_all(
         if len(missing) < len(cases):
             watch.note(f"{len(cases) - len(missing)} of {len(cases)} judgments are in {journal.path} already")
         if missing:
-            await _collect(missing, config, journal, watch, needs, meter)
+            await _collect(missing, config, journal, watch, needs, purse or Purse())
         return _judging(cases, journal, config)
+
+
+def judge_load(cases: Sequence[Case[T]], config: JudgeConfig, folder: Path) -> Load:
+    """Estimate what the judgments that the journal lacks cost: hand it to `run_dialogues` through `later`."""
+    judged = {record_id for record_id, _ in peek(folder / f"{config.slug}.jsonl")}
+    missing = [case for case in cases if case.key not in judged]
+    price = config.found_price
+    return Load(
+        name=config.name,
+        where=config.base_url,
+        num_requests=len(missing),
+        num_prompt_tokens=sum(count_tokens(case.system, case.prompt) for case in missing),
+        num_answer_tokens=sum(min(case.ask.max_tokens or _EXPECTED_TOKENS, _EXPECTED_TOKENS) for case in missing),
+        price=price,
+        # Whoever serves a judge on the machine next door pays nobody for it.
+        must_ask=not is_private(config.base_url) and (price is None or price.of(1, 1) > 0),
+    )
 
 
 async def preflight(config: JudgeConfig, ask: Ask, needs: Collection[str] = ()) -> tuple[Dialect, dict[str, str]]:
@@ -228,7 +254,7 @@ async def _collect(
     journal: Journal,
     watch: Watch,
     needs: Collection[str],
-    meter: Meter | None,
+    purse: Purse,
 ) -> None:
     dialect, refused = await preflight(config, missing[0].ask, needs)
     for name, what in refused.items():
@@ -242,12 +268,12 @@ async def _collect(
         pace=pace,
         deadline_seconds=config.deadline_seconds,
         name=config.name,
-        meter=meter,
+        meter=purse.meter(config.found_price, journal.records),
         most_failures=max(8, 2 * config.concurrency),
     )
     watch.note(f"asking `{config.name}` at {config.base_url} for {len(missing)} judgments; each goes to {journal.path}")
     try:
-        with watch.progress("judgments", len(missing)) as advance:
+        with watch.progress("judgments", len(missing), beside=lambda: str(purse)) as advance:
 
             async def work(case: Case[T]) -> None:
                 for turn in range(1, config.max_tries + 1):

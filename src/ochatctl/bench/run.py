@@ -23,8 +23,8 @@ EXPECTED_ANSWER_TOKENS = 300
 class RunConfig:
     """What every suite takes. `out_dir` None is a folder named after the model and the settings.
 
-    `max_tokens` None leaves each question its own limit. `yes` overwrites a journal of other settings, and agrees to what
-    a paid endpoint costs; `max_cost`, in dollars, agrees up to a limit. `command` is the line that was typed, for hints.
+    `max_tokens` None leaves each question its own limit. `yes` overwrites a journal of other settings, and agrees to
+    what a paid endpoint costs; `max_cost`, in dollars, agrees up to a limit. `command` is what was typed, for hints.
     """
 
     target: Target

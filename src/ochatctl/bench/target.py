@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ochatctl.engine.client import ChatClient, HttpClient
+from ochatctl.engine.client import ChatClient, HttpClient, Patience
 from ochatctl.engine.load import LoadConfig, open_local_client
 from ochatctl.hub import chat_model
 
@@ -24,6 +24,7 @@ class Endpoint:
 
 
 Target = LoadConfig | Endpoint
+_PATIENCE = Patience()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +50,7 @@ async def identify(target: Target) -> Identity:
     """
     if isinstance(target, LoadConfig):
         return _local_identity(target)
-    client = _http(target)
+    client = HttpClient(target.base_url, target.model_name, target.api_key)
     try:
         name = await client.model_name()
     finally:
@@ -58,17 +59,25 @@ async def identify(target: Target) -> Identity:
 
 
 @contextlib.asynccontextmanager
-async def open_client(target: Target, note: Callable[[str], None]) -> AsyncIterator[ChatClient]:
+async def open_client(
+    target: Target,
+    note: Callable[[str], None],
+    *,
+    patience: Patience = _PATIENCE,
+    on_busy: Callable[[float], None] = lambda wait_seconds: None,
+) -> AsyncIterator[ChatClient]:
     """Give a client that answers for the target; the engine or the connections are closed at the end."""
-    client: ChatClient = _http(target, note) if isinstance(target, Endpoint) else await open_local_client(target, note)
+    client: ChatClient
+    if isinstance(target, Endpoint):
+        client = HttpClient(
+            target.base_url, target.model_name, target.api_key, patience=patience, on_busy=on_busy, note=note
+        )
+    else:
+        client = await open_local_client(target, note)
     try:
         yield client
     finally:
         await client.close()
-
-
-def _http(target: Endpoint, note: Callable[[str], None] | None = None) -> HttpClient:
-    return HttpClient(target.base_url, target.model_name, target.api_key, note=note)
 
 
 def _local_identity(config: LoadConfig) -> Identity:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import typer
 
 from ochatctl.errors import OchatError
+
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 def examples(*lines: str) -> str:
@@ -89,10 +92,10 @@ class Output:
     ) -> Iterator[Callable[[int], None]]:
         """Give `advance(count)`: a bar on a terminal, silence off one or with `--quiet`; `of_bytes` shows the speed.
 
-        `beside` gives a text that stands beside the bar; it is asked again at each step.
+        `beside` gives a text that stands beside the bar with the rate; off a terminal there are lines instead, a few.
         """
         if self.quiet or not sys.stderr.isatty():
-            yield lambda count: None
+            yield self._lines(label, total, beside) if beside is not None and not self.quiet else lambda count: None
             return
         from rich.console import Console
         from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -100,13 +103,34 @@ class Output:
         columns = [*Progress.get_default_columns(), *([DownloadColumn(), TransferSpeedColumn()] if of_bytes else [])]
         if beside is not None:
             columns.append(TextColumn("{task.fields[beside]}"))
+        started = time.monotonic()
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=total, beside=beside() if beside is not None else "")
 
             def advance(count: int) -> None:
-                bar.update(task, advance=count, beside=beside() if beside is not None else "")
+                bar.update(task, advance=count)
+                if beside is not None:
+                    rate = bar.tasks[task].completed / max(time.monotonic() - started, 1e-9)
+                    bar.update(task, beside=f"{rate:.1f}/s {beside()}")
 
             yield advance
+
+    def _lines(self, label: str, total: int | None, beside: Callable[[], str]) -> Callable[[int], None]:
+        """Give an `advance` that says every half minute how far it is."""
+        started = said = time.monotonic()
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal said, done
+            done += count
+            now = time.monotonic()
+            if now - said >= _SECONDS_BETWEEN_LINES:
+                said = now
+                rate = done / (now - started)
+                left = f" of {total}, about {(total - done) / rate:.0f} s left" if total is not None else ""
+                self.note(f"{label}: {done}{left}, {rate:.1f}/s {beside()}".rstrip())
+
+        return advance
 
 
 def _plain(value: Any) -> Any:
