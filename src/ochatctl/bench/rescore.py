@@ -43,10 +43,14 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RescoreConfig:
-    """What some kinds need beside the file: `baseline`, whose games count; default: every pair's."""
+    """What some kinds need beside the file.
+
+    `baseline`: whose games count; default: every pair's. `length_controlled`: AlpacaEval's, through its own package.
+    """
 
     kind: str | None = None
     baseline: str | None = None
+    length_controlled: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -58,7 +62,9 @@ KINDS: dict[str, Kind] = {
     ),
     alpacaeval_rescore.KIND: Kind(
         fits=alpacaeval_rescore.is_annotation,
-        rescore=lambda path, config: alpacaeval_rescore.rescore_annotations(path),
+        rescore=lambda path, config: alpacaeval_rescore.rescore_annotations(
+            path, with_length_control=config.length_controlled
+        ),
     ),
 }
 _DEFAULT = RescoreConfig()

@@ -19,6 +19,10 @@ _Kind = Annotated[str | None, typer.Option("--kind", help="What the files are; d
 _Baseline = Annotated[
     str | None, typer.Option("--baseline", metavar="NAME", help="Of games: count those against this model only.")
 ]
+_LengthControlled = Annotated[
+    bool,
+    typer.Option("--length-controlled", help="Of AlpacaEval's: through `alpaca-eval` and its weights from the hub."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +34,7 @@ def rescore(
     files: _Files,
     kind: _Kind = None,
     baseline: _Baseline = None,
+    length_controlled: _LengthControlled = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -37,6 +42,7 @@ def rescore(
     from ochatctl.bench.rescore import RescoreConfig, rescore_files
 
     output = Output(as_json=json, quiet=quiet)
-    results = rescore_files(files, RescoreConfig(kind=kind, baseline=baseline))
+    config = RescoreConfig(kind=kind, baseline=baseline, length_controlled=length_controlled)
+    results = rescore_files(files, config)
     rows = [(result.file.name, result.kind, *line) for result in results for line in result.lines]
     output.table(results, _COLUMNS, rows)
