@@ -76,13 +76,16 @@ def test_each_row_of_a_batch_draws_by_its_own_adapters(base_dir: Path, tmp_path:
     asyncio.run(run())
 
 
-def test_adapters_for_another_base_are_refused_when_they_are_loaded(base_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("change", "message"), [("hidden_size", "size mismatch"), ("num_hidden_layers", "for 192")])
+def test_adapters_for_another_base_are_refused_when_they_are_loaded(
+    base_dir: Path, tmp_path: Path, change: str, message: str
+) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig.from_pretrained(base_dir)
-    config.hidden_size = 64
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "wider")
-    folder = save_adapters(tmp_path / "wider", tmp_path / "adapters", seed=1)
+    setattr(config, change, 64)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "larger")
+    folder = save_adapters(tmp_path / "larger", tmp_path / "adapters", seed=1)
 
     async def run() -> None:
         engine = HfEngine(base_dir, TOKENIZER, device="cpu", adapters=[Adapter(name="a", folder=folder, rank=4)])
@@ -91,7 +94,7 @@ def test_adapters_for_another_base_are_refused_when_they_are_loaded(base_dir: Pa
         finally:
             await engine.close()
 
-    with pytest.raises(ConfigError, match="size mismatch"):
+    with pytest.raises(ConfigError, match=message):
         asyncio.run(run())
 
 
