@@ -5,7 +5,7 @@ import { nextFrame } from "./frame";
 import { newId } from "./ids";
 import { forgetKey } from "./key";
 import { change, flush, nameAddress } from "./library";
-import { announce, notify } from "./notices";
+import { announce, notify, withdraw } from "./notices";
 import {
   current,
   dialog,
@@ -69,6 +69,7 @@ export function forgetKeyAndAsk(): void {
 export function send(text: string): boolean {
   const entry = current.value;
   if (!text.trim() || isUnderWay(entry)) return false;
+  withdraw(entry);
   const asked: Message = { id: newId(), role: "user", content: text.replace(/\s+$/, "") };
   change(entry, (conversation) => {
     const messages = [...withoutEmptyReply(conversation.messages), asked];
@@ -90,6 +91,7 @@ export function regenerate(messageId: string): void {
   const before = entry.conversation.value.messages;
   const index = before.findIndex((message) => message.id === messageId);
   if (index < 1) return;
+  withdraw(entry);
   change(entry, (conversation) => ({ ...conversation, messages: before.slice(0, index) }));
   if (before[index]?.content) offerBack(entry, before, "The earlier reply was replaced.");
   answer(entry);
@@ -104,6 +106,7 @@ export function saveEdit(messageId: string, text: string): void {
   const index = before.findIndex((message) => message.id === messageId);
   const old = before[index];
   if (!old) return;
+  withdraw(entry);
   const edited = { ...old, id: newId(), content: text.replace(/\s+$/, "") };
   change(entry, (conversation) => ({ ...conversation, messages: [...before.slice(0, index), edited] }));
   const numCut = before.length - index - 1;
@@ -116,11 +119,13 @@ export function continueReply(messageId: string): void {
   const entry = current.value;
   const last = entry.conversation.value.messages.at(-1);
   if (isUnderWay(entry) || last?.id !== messageId || !last.content) return;
+  withdraw(entry);
   void run(entry, messageId);
 }
 
 function offerBack(entry: Entry, messages: Message[], text: string): void {
   notify(text, {
+    of: entry,
     undo: () => {
       entry.run.value?.abort.abort();
       change(entry, (conversation) => ({ ...conversation, messages }));

@@ -20,7 +20,8 @@ export function followEnd(element: HTMLElement, content: HTMLElement): () => voi
     top = element.scrollTop;
   };
   const sizes = new ResizeObserver(() => {
-    if (isAtEnd.value) element.scrollTop = element.scrollHeight;
+    // An empty chat begins at its top.
+    if (isAtEnd.value && content.querySelector(".message")) element.scrollTop = element.scrollHeight;
   });
   element.addEventListener("scroll", onScroll, { passive: true });
   sizes.observe(element);

@@ -26,7 +26,14 @@ export type Entry = {
   isDirty: boolean;
 };
 
-export type Toast = { id: string; text: string; undo?: () => void; isError?: boolean };
+export type Toast = {
+  id: string;
+  text: string;
+  undo?: () => void;
+  /** The conversation whose messages `undo` puts back: no longer offered once it has gone on. */
+  of?: Entry;
+  isError?: boolean;
+};
 export type DialogName = "settings" | "key" | "palette" | "shortcuts";
 export type ServerState = "loading" | "ready" | "locked" | "down";
 

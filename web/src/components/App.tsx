@@ -65,6 +65,15 @@ function Head() {
       <h1 data-testid="title">{title || "New chat"}</h1>
       <button
         type="button"
+        class="icon-button only-narrow"
+        data-testid="new-chat-narrow"
+        aria-label="New chat"
+        onClick={newChat}
+      >
+        <Icon name="plus" />
+      </button>
+      <button
+        type="button"
         class="settings-button"
         data-testid="settings-open"
         aria-label={facts ? `Settings of this chat: ${facts}` : "Settings of this chat"}

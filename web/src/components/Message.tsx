@@ -156,7 +156,7 @@ function Reply({ message, isLast, isStreaming, isBusy }: MessageProps) {
           <>
             <div class="actions">
               {content && <Copy text={content} />}
-              {isLast && (
+              {isLast && !error && (
                 <button
                   type="button"
                   class="icon-button small"

@@ -1,4 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
+import { CTRL } from "../keyboard";
 import { newChat, openConversation } from "../library";
 import { dialog, summaries } from "../state";
 import { nextTheme } from "../theme";
@@ -13,12 +14,12 @@ const close = () => {
 
 function commands(): Command[] {
   return [
-    { id: "new", label: "New chat", icon: "plus", keys: "Ctrl Shift O", act: newChat },
+    { id: "new", label: "New chat", icon: "plus", keys: `${CTRL} Shift O`, act: newChat },
     {
       id: "settings",
       label: "Settings of this chat",
       icon: "sliders",
-      keys: "Ctrl ,",
+      keys: `${CTRL} ,`,
       act: () => {
         dialog.value = "settings";
       },
@@ -27,7 +28,7 @@ function commands(): Command[] {
       id: "shortcuts",
       label: "Keyboard shortcuts",
       icon: "keyboard",
-      keys: "Ctrl /",
+      keys: `${CTRL} /`,
       act: () => {
         dialog.value = "shortcuts";
       },

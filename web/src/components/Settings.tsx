@@ -66,7 +66,8 @@ export function Settings() {
           <NumberField
             name="temperature"
             label="Temperature"
-            hint="0 to 2; higher is freer"
+            hint="Higher is freer"
+            range="from 0 to 2"
             testid="setting-temperature"
             params={params}
             step={0.1}
@@ -75,7 +76,8 @@ export function Settings() {
           <NumberField
             name="topP"
             label="Top p"
-            hint="Above 0, up to 1"
+            hint="Draws from the likeliest only"
+            range="above 0, up to 1"
             testid="setting-top-p"
             params={params}
             step={0.05}
@@ -85,6 +87,7 @@ export function Settings() {
             name="maxTokens"
             label="Max tokens"
             hint="The longest reply"
+            range="a whole number from 1"
             testid="setting-max-tokens"
             params={params}
             step={1}
@@ -94,6 +97,7 @@ export function Settings() {
             name="seed"
             label="Seed"
             hint="Same seed, same draw"
+            range="a whole number"
             testid="setting-seed"
             params={params}
             step={1}
@@ -179,13 +183,14 @@ type NumberProps = {
   name: keyof Params;
   label: string;
   hint: string;
+  range: string;
   testid: string;
   params: Params;
   step: number;
   check: (value: number) => boolean;
 };
 
-function NumberField({ name, label, hint, testid, params, step, check }: NumberProps) {
+function NumberField({ name, label, hint, range, testid, params, step, check }: NumberProps) {
   const [isWrong, setWrong] = useState(false);
   return (
     <div class={isWrong ? "field wrong" : "field"}>
@@ -211,7 +216,7 @@ function NumberField({ name, label, hint, testid, params, step, check }: NumberP
         }}
       />
       <p class="hint" id={`${name}-hint`}>
-        {isWrong ? `Not taken: ${hint.charAt(0).toLowerCase()}${hint.slice(1)}` : hint}
+        {isWrong ? `Not taken: ${range}` : hint}
       </p>
     </div>
   );

@@ -1,8 +1,6 @@
+import { CTRL } from "../keyboard";
 import { dialog } from "../state";
 import { Dialog } from "./Dialog";
-
-const isApple = /Mac|iPhone|iPad/.test(navigator.platform);
-const CTRL = isApple ? "⌘" : "Ctrl";
 
 const KEYS: [string, string[]][] = [
   ["Send", ["Enter"]],
