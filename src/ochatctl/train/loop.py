@@ -21,13 +21,13 @@ from ochatctl.data.packing import pack
 from ochatctl.errors import OchatError
 from ochatctl.train.checkpoint import Exporter
 from ochatctl.train.config import TrainConfig
-from ochatctl.train.course import attention_cost, plan_course
+from ochatctl.train.course import attention_cost, plan_run
 from ochatctl.train.evaluation import Evaluation
 from ochatctl.train.faults import BadSteps, memory_hints
 from ochatctl.train.gauge import Gauge
 from ochatctl.train.loader import RowClasses, made_ahead, micro_batches
 from ochatctl.train.loss import batch_loss
-from ochatctl.train.model import load_model
+from ochatctl.train.model import load_among
 from ochatctl.train.nodes import agree
 from ochatctl.train.parent import StopSwitch, tell_parent
 from ochatctl.train.ranks import Ranks, join_ranks
@@ -55,19 +55,12 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
     dataset = open_dataset(config.data_path)
     point = open_checkpoint(config.resume_from, check_parts=False) if config.resume_from else None
     squared_cost = attention_cost(config.model_dir)
-    course = plan_course(
-        dataset.lengths,
-        num_epochs=config.num_epochs,
-        bins_per_step=config.bins_per_step,
-        bin_tokens=config.batch_tokens,
-        seed=config.seed,
-        squared_cost=squared_cost,
-        after=point.manifest.progress if point else None,
-    )
+    course = plan_run(config, dataset.lengths, after=point.manifest.progress if point else None)
 
     torch.manual_seed(config.seed)
-    model = load_model(config)
+    model = load_among(config, ranks)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     strategy = make_strategy(model, config, ranks)
     ranks.seed(config.seed)
     report = Reporter(config, ranks, after_step=course.first_step - 1)
@@ -76,7 +69,13 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
     bad_steps = BadSteps(config, ranks)
     classes = RowClasses(RowConditions(family, tokenizer, dataset.conditions))
     evaluation = Evaluation(config, strategy, ranks, classes, num_steps=course.num_steps, tell=report.write)
-    gauge = Gauge(config.model_dir, dataset.lengths, ranks, num_steps=course.num_steps)
+    gauge = Gauge(
+        config.model_dir,
+        dataset.lengths,
+        ranks,
+        num_steps=course.num_steps,
+        trained_params=None if config.lora is None else num_trained,
+    )
     report.send(Started(strategy=strategy.name, num_parameters=num_parameters, num_steps=course.num_steps))
     seconds_before = 0.0
     if point:

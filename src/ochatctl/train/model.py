@@ -4,12 +4,15 @@ import inspect
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from ochatctl.errors import ConfigError
+from ochatctl.errors import ConfigError, OchatError
 from ochatctl.train import attention
 from ochatctl.train.adapters import add_adapters
 from ochatctl.train.config import TrainConfig
-from ochatctl.train.packed_model import take_packed
+from ochatctl.train.handout import tensors_of
+from ochatctl.train.packed_model import OutputLayer, output_layer, take_packed
+from ochatctl.train.ranks import Ranks
 from ochatctl.train.recompute import recompute
 from ochatctl.train.rope import extend_context
 from ochatctl.train.spec import read_lora
@@ -18,13 +21,48 @@ from ochatctl.train.spec import read_lora
 def load_model(config: TrainConfig) -> torch.nn.Module:
     """Load the base, and make it what the config says: its context, its adapters, what it computes twice.
 
-    In float32, since a strategy keeps the optimizer's copy of the weights in that precision; weights that are frozen
-    beside adapters need no such copy, and are loaded as they are computed with.
+    In float32 where the strategy trains that copy of the weights. In the precision that is computed with where it does
+    not: weights that are frozen beside adapters, and DeepSpeed's, which makes its float32 copy of rounded weights.
 
     Raises:
         ConfigError: the model cannot be loaded, or cannot be trained padding-free.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    return _made(config, None)
+
+
+def load_among(config: TrainConfig, ranks: Ranks) -> torch.nn.Module:
+    """Load the base on global rank 0, and give the other ranks the same model without weights.
+
+    A strategy hands them out (see `handout`). Weights that are quantised while they are loaded, layer by layer, are
+    loaded by every rank.
+
+    Raises:
+        ConfigError: on all ranks, where rank 0 cannot load it.
+    """
+    if ranks.num_ranks == 1 or config.quantize != "none":
+        return load_model(config)
+    model: torch.nn.Module | None = None
+    told: list[Any] = [None]
+    if ranks.is_first:
+        try:
+            model = load_model(config)
+            told = [(output_layer(model), _names_and_shapes(model))]
+        except OchatError as error:
+            told = [error]
+    dist.broadcast_object_list(told, src=0)
+    if isinstance(told[0], OchatError):
+        raise told[0]
+    if model is not None:
+        return model
+    found, names = told[0]
+    model = _made(config, found)
+    # Files may make a model another one than its config says: two tables that are said to be tied, and differ.
+    return model if _names_and_shapes(model) == names else load_model(config)
+
+
+def _made(config: TrainConfig, found: OutputLayer | None) -> torch.nn.Module:
+    """Make the model: with weights, or on the meta device where another rank has `found` out what they tell."""
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # nobody looks at a rank's terminal
@@ -33,14 +71,7 @@ def load_model(config: TrainConfig) -> torch.nn.Module:
         own = AutoConfig.from_pretrained(config.model_dir, trust_remote_code=config.trust_remote_code)
         if config.scaling is not None:
             extend_context(own, config.scaling)
-        model = AutoModelForCausalLM.from_pretrained(
-            config.model_dir,
-            config=own,
-            dtype=torch.float32 if config.lora is None else getattr(torch, config.dtype),
-            attn_implementation=attention.NAME,
-            trust_remote_code=config.trust_remote_code,
-            **_quantised(config),
-        )
+        model = _loaded(config, own) if found is None else _without_weights(config, own)
     except (OSError, ValueError) as error:
         raise ConfigError(f"`{config.model_dir}`: the model cannot be loaded: {error}") from error
     _check_padding_free(model)
@@ -49,11 +80,46 @@ def load_model(config: TrainConfig) -> torch.nn.Module:
             model, read_lora(config.lora), base_name=config.base_name, train_embeddings=config.train_embeddings
         )
     recompute(model, config.recompute)
-    take_packed(model)
+    take_packed(model, found)
     if config.compile:
         compile_layers(model)
     model.train()
     return model  # type: ignore[no-any-return]  # transformers is untyped here
+
+
+def _loaded(config: TrainConfig, own: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        config.model_dir,
+        config=own,
+        dtype=_load_dtype(config),
+        attn_implementation=attention.NAME,
+        trust_remote_code=config.trust_remote_code,
+        **_quantised(config),
+    )
+
+
+def _without_weights(config: TrainConfig, own: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            own,
+            dtype=_load_dtype(config),
+            attn_implementation=attention.NAME,
+            trust_remote_code=config.trust_remote_code,
+        )
+
+
+def _load_dtype(config: TrainConfig) -> torch.dtype:
+    is_trained_whole = config.lora is None and config.strategy == "fsdp"
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    return torch.float32 if is_trained_whole else dtype
+
+
+def _names_and_shapes(model: torch.nn.Module) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
+    return [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors_of(model)]
 
 
 def _quantised(config: TrainConfig) -> dict[str, Any]:

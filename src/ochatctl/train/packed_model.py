@@ -7,8 +7,9 @@ that shard the weights have them whole.
     T = packed tokens, S = supervised tokens among them, D = hidden size, V = vocabulary, C = classes
 """
 
+import contextlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -90,9 +91,9 @@ class OutputLayer:
     plain_because: str = ""
 
 
-def take_packed(model: Any) -> OutputLayer:
-    """Make a model take `packed=`; give what was found out about its output layer."""
-    found = study_output_layer(model)
+def take_packed(model: Any, found: OutputLayer | None = None) -> OutputLayer:
+    """Make a model take `packed=`; give what was found out about its output layer, here or where its weights are."""
+    found = study_output_layer(model) if found is None else found
     model.__dict__[_LAYER] = found
     # Bound methods, so that a deep copy of the model is bound to itself.
     model.__dict__["forward"] = types.MethodType(_forward, model)
@@ -123,11 +124,11 @@ def study_output_layer(model: Any) -> OutputLayer:
     if base is model:
         return OutputLayer(plain_because="it has no base model apart from its output layer")
     draw = torch.Generator().manual_seed(0)
-    direction = torch.randn(2, head.in_features, generator=draw).to(head.weight)
-    with torch.no_grad():
+    direction = torch.randn(2, head.in_features, generator=draw).to(head.weight.device)
+    with torch.no_grad(), _in_float32(head):
         unit = head(direction).std()
         # One row where a soft cap bends nothing, and one where it bends everything.
-        hidden_2D = direction * torch.tensor([[1e-3], [20.0]]).to(head.weight) / unit
+        hidden_2D = direction * torch.tensor([[1e-3], [20.0]], device=direction.device) / unit
         raw_2V = head(hidden_2D)
         try:
             logits_2V, handed = _own_logits(model, base, hidden_2D)
@@ -142,6 +143,19 @@ def study_output_layer(model: Any) -> OutputLayer:
         if more != ["cu_seq_lens_q"]:
             return OutputLayer(plain_because=f"it calls its base with `{'`, `'.join(more)}`")
         return _explained(model, raw_2V, logits_2V)
+
+
+@contextlib.contextmanager
+def _in_float32(head: torch.nn.Linear) -> Iterator[None]:
+    """Have a layer compute in float32 meanwhile: a scale of 1 / 6 cannot be told from its neighbours in half."""
+    held = [(parameter, parameter.data) for parameter in head.parameters()]
+    try:
+        for parameter, value in held:
+            parameter.data = value.float()
+        yield
+    finally:
+        for parameter, value in held:
+            parameter.data = value
 
 
 def _own_logits(model: Any, base: Any, hidden_SD: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]:

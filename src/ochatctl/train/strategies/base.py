@@ -86,14 +86,19 @@ def make_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.Op
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decay_of_vectors = optim.weight_decay if optim.decays_vectors else 0.0
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": decay_of_vectors},
+        {"params": [p for p in trained if _num_dims(p) >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trained if _num_dims(p) < 2], "weight_decay": decay_of_vectors},
     ]
     groups = [group for group in groups if group["params"]]
     if optim.optimizer == "adamw8bit":
         adamw8bit = require("bitsandbytes", extra="quant").optim.AdamW8bit
         return cast(torch.optim.Optimizer, adamw8bit(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps))
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def _num_dims(parameter: torch.nn.Parameter) -> int:
+    # What ZeRO-3 has cut is a flat tensor.
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,7 +1,7 @@
 """DeepSpeed's ZeRO: stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights too."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchChe
 
 from ochatctl.presets import merge
 from ochatctl.train.config import TrainConfig
+from ochatctl.train.handout import Handout
 from ochatctl.train.ranks import Ranks
 from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr, trained_names
 
@@ -25,6 +26,7 @@ class DeepSpeedStrategy:
         self._zero_stage = config.zero_stage
         self._is_plain = config.zero_stage == 0 and config.dtype == "float32"
         self._is_first = ranks.is_first
+        hand_out(model, config, ranks)
         self._optimizer = make_optimizer(model, config.optim)
         self.model, *_ = deepspeed.initialize(
             model=model, optimizer=self._optimizer, config=engine_config(config), dist_init_required=False
@@ -83,6 +85,24 @@ class DeepSpeedStrategy:
         # What is frozen is the base's, which is loaded anew, and not in there.
         is_whole = all(parameter.requires_grad for parameter in self._engine.module.parameters())
         self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False, load_module_strict=is_whole)
+
+
+def hand_out(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> None:
+    """Give each rank the weights; at stage 3 they are cut as they come, so that it holds its share alone."""
+    handout = Handout(model, ranks, getattr(torch, config.dtype))
+    if config.zero_stage < 3 or not handout.is_needed:
+        handout.give(model)
+        return
+    for module in _inside_out(model):
+        handout.give(module, recurse=False)
+        if any(True for _ in module.parameters(recurse=False)):
+            deepspeed.zero.Init(module=module, config_dict_or_path=engine_config(config))
+
+
+def _inside_out(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Give a module's parts before the module, each once."""
+    modules = list(dict.fromkeys(module.modules()))
+    yield from reversed(modules)
 
 
 class _Files(TorchCheckpointEngine):  # type: ignore[misc]  # deepspeed is untyped

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from ochatctl.train.config import TrainConfig
+from ochatctl.train.handout import Handout
 from ochatctl.train.ranks import Ranks
 from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr, trained_names
 
@@ -49,8 +50,11 @@ class FsdpStrategy:
         whole = {parameter for parameter in model.parameters() if not parameter.is_floating_point()}
         # Memory is what a GPU is short of; between CPU processes the second gather costs more than it saves.
         reshard = ranks.device.type == "cuda"
+        handout = Handout(model, ranks, None if config.lora else torch.float32)
         for layer in _layers(model) if size_bytes > _ONE_GROUP_BYTES else ():
+            handout.give(layer)
             fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=whole)
+        handout.give(model)
         fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=whole)
         self.model = model.to(ranks.device)
         self._device = ranks.device
