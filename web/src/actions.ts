@@ -82,6 +82,7 @@ export function send(text: string): boolean {
 
 export function stop(): void {
   current.value.run.value?.abort.abort();
+  keepFocus();
 }
 
 /** Draws a reply again; the old one can be had back. */
@@ -167,6 +168,7 @@ async function run(entry: Entry, messageId: string): Promise<void> {
   running.value = new Set(running.value).add(id);
   setMessage(entry, messageId, ({ id, role, content, numTokens }) => ({ id, role, content, numTokens }));
   announce("Writing a reply");
+  keepFocus();
 
   let waiting = "";
   let callOff: (() => void) | null = null;
@@ -218,6 +220,14 @@ async function run(entry: Entry, messageId: string): Promise<void> {
   void flush(entry);
   if (fault instanceof ApiError) afterFault(fault, entry, messageId);
   else if (server.value === "down") void connect();
+}
+
+/** The button that was pressed may be gone: the composer takes the focus then, but for phones, where it calls the keyboard. */
+function keepFocus(): void {
+  nextFrame(() => {
+    if (dialog.value || document.activeElement !== document.body || matchMedia("(pointer: coarse)").matches) return;
+    document.querySelector<HTMLElement>("[data-testid=composer]")?.focus();
+  });
 }
 
 function afterFault(fault: ApiError, entry: Entry, messageId: string): void {

@@ -81,9 +81,6 @@ function Empty() {
         {card && <strong>{card.id}</strong>}
         {facts.length > 0 && <span>{facts.join(" · ")}</span>}
       </p>
-      {engine === "echo" && (
-        <p class="served-note">The echo engine has no model: it says what you say, to try things out.</p>
-      )}
       <ul class="starters">
         {STARTERS.map((text) => (
           <li key={text}>
@@ -99,6 +96,9 @@ function Empty() {
           </li>
         ))}
       </ul>
+      {engine === "echo" && (
+        <p class="served-note">The echo engine has no model: it says what you say, to try things out.</p>
+      )}
     </section>
   );
 }
