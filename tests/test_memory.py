@@ -14,7 +14,8 @@ from ochatctl.memory import Shape, Weights, count_weights, read_shape
 from ochatctl.memory.training import (
     Spread,
     cost_per_squared_token,
-    host_bytes,
+    host_need,
+    moved_bytes,
     peak_tflops,
     state_parts,
     step_flops,
@@ -205,7 +206,11 @@ def test_each_stage_shards_one_thing_more_and_offload_takes_it_out(tmp_path: Pat
     assert state(zero_stage=2, offload="optimizer") == [2000, 0, 0]
     assert state(zero_stage=3, offload="all") == [0, 0, 0]
     assert state(strategy="fsdp") == [1000, 1000, 2000]
-    assert host_bytes(weights, Spread(offload="all", num_ranks=4)) == 18000
+    assert moved_bytes(weights, Spread(offload="all", num_ranks=4)) == 18000
+    host = host_need(weights, Spread(offload="all", num_ranks=4), ranks_per_node=2)
+    assert [part.num_bytes for part in host.parts][:2] == [9000, 2000], "its ranks' share, and rank 0's whole model"
+    read = host_need(weights, Spread(strategy="fsdp", num_ranks=8), ranks_per_node=8).parts[0]
+    assert read.num_bytes == 4000, "once, not on each rank"
 
 
 SMOLLM2_135M = {

@@ -46,8 +46,15 @@ def _estimate(plan: "RunPlan") -> Iterator[str]:
     yield _memory_line(known)
     for part in known.memory.parts:
         yield f"  {_gb(part.num_bytes)}  {part.name}: {part.formula}"
-    if known.host_bytes:
-        yield f"  {_gb(known.host_bytes)}  of main memory for all ranks together: what is moved out of the GPUs"
+    if known.host is not None:
+        total = "" if known.host_total_bytes is None else f" of {_gb(known.host_total_bytes).strip()}"
+        ranks = plan.config.num_ranks // plan.config.num_nodes
+        yield (
+            f"Main memory, estimated: {_gb(known.host.num_bytes).strip()}{total} on the first node, "
+            f"{_gb(known.host.num_bytes // ranks).strip()} a rank on average"
+        )
+        for part in known.host.parts:
+            yield f"  {_gb(part.num_bytes)}  {part.name}: {part.formula}"
     yield f"Disk: {_gb(known.disk_bytes).strip()}, of {_gb(known.disk_free_bytes).strip()} that are free"
     for _, alike in itertools.groupby(known.disk, key=lambda part: (part.num_bytes, part.formula)):
         parts = list(alike)

@@ -23,6 +23,9 @@ _MAX_BUCKET = 500_000_000  # DeepSpeed's, in elements
 _MAX_LIVE = 1_000_000_000  # ZeRO-3's parameters that stand gathered at a time
 _CONTEXT_BYTES = 2_000_000_000
 _HEAD_CHUNK_BYTES = 256 << 20
+# Of main memory: a rank's Python with torch and CUDA; what a tensor of a large model takes.
+_PROCESS_BYTES = 3_000_000_000
+_LARGEST_TENSOR_BYTES = 1_000_000_000
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -64,11 +67,40 @@ def training_need(weights: Weights, shape: Shape, *, num_tokens: int, spread: Sp
     return add_up("train", (*state_parts(weights, spread), *_working_parts(weights, shape, num_tokens, spread)))
 
 
-def host_bytes(weights: Weights, spread: Spread) -> int:
+def host_need(weights: Weights, spread: Spread, *, ranks_per_node: int) -> Need:
+    """Give the main memory of the first node, the fullest, beside GPUs.
+
+    The model stands whole on global rank 0 alone, while it is read and, gathered in 16 bits, while it is saved.
+    """
+    share = ranks_per_node / spread.num_ranks
+    where = "" if ranks_per_node == spread.num_ranks else f" x {ranks_per_node} of {spread.num_ranks} ranks"
+    parts = []
+    if moved := moved_bytes(weights, spread):
+        what = "fp32 weights, two moments, gradients" + (", and 16-bit weights" if spread.offload == "all" else "")
+        parts.append(Part(name="moved out of the GPUs", num_bytes=int(moved * share), formula=what + where))
+    if spread.is_4bit:
+        # Every rank reads the files, which are mapped: what is held at once is a tensor.
+        largest = min(weights.num_bytes, _LARGEST_TENSOR_BYTES * ranks_per_node)
+        parts.append(Part(name="reading the weights", num_bytes=largest, formula="a tensor at a time on each rank"))
+    else:
+        size = 4 if (spread.strategy == "fsdp" and spread.trained_params is None) or not spread.is_half else 2
+        parts.append(
+            Part(
+                name="the whole model on rank 0",
+                num_bytes=size * weights.num_params,
+                formula=f"{size} bytes a parameter, while it is read, and gathered to be saved",
+            )
+        )
+    process = _PROCESS_BYTES * ranks_per_node
+    parts.append(Part(name="processes", num_bytes=process, formula=f"about {_PROCESS_BYTES / 1e9:g} GB a rank"))
+    return add_up("host", tuple(parts))
+
+
+def moved_bytes(weights: Weights, spread: Spread) -> int:
     """Give the main memory that all ranks together need for what is moved out of the GPUs."""
     params = weights.num_params if spread.trained_params is None else spread.trained_params
     moved = 16 * params if spread.offload != "none" else 0  # fp32 weights, two moments and the gradient
-    return moved + (2 * params if spread.offload == "all" else 0)
+    return moved + (2 * weights.num_params if spread.offload == "all" else 0)
 
 
 def state_parts(weights: Weights, spread: Spread) -> tuple[Part, ...]:

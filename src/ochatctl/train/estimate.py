@@ -28,7 +28,7 @@ from ochatctl.memory.training import (
     ASSUMED_MFU,
     Spread,
     adapter_params,
-    host_bytes,
+    host_need,
     peak_tflops,
     state_parts,
     step_flops,
@@ -75,12 +75,16 @@ class Hours:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What a run needs. `flops` are of the model, without what is computed twice; `memory` is of one rank."""
+    """What a run needs. `flops` are of the model, without what is computed twice; `memory` is of one rank.
+
+    `host` is the first node's main memory beside GPUs, and `host_total_bytes` what there is; None where nobody knows.
+    """
 
     model: Model
     device: Device
     memory: Need
-    host_bytes: int
+    host: Need | None
+    host_total_bytes: int | None
     disk: tuple[Part, ...]
     disk_free_bytes: int
     flops: float
@@ -140,7 +144,7 @@ def spread_of(
         zero_stage=zero_stage,
         offload=request.offload,
         num_ranks=num_ranks,
-        is_half=dtype == "bfloat16",
+        is_half=dtype != "float32",
         # Automatic: as if all were, until the batch is known.
         recompute="full" if request.ac == "auto" else request.ac,
         on_cpu=request.cpu,
@@ -201,7 +205,10 @@ def estimate(
         model=model,
         device=device,
         memory=training_need(model.weights, model.shape, num_tokens=config.batch_tokens, spread=spread),
-        host_bytes=host_bytes(model.weights, spread),
+        host=None
+        if spread.on_cpu
+        else host_need(model.weights, spread, ranks_per_node=config.num_ranks // config.num_nodes),
+        host_total_bytes=ram().total_bytes if device.is_here and not spread.on_cpu else None,
         disk=_disk(config, trained_params(model, spread), saved_bytes),
         disk_free_bytes=disk_free_bytes(config.out_dir),
         flops=flops,
@@ -215,6 +222,13 @@ def check_memory(request: TrainRequest, known: Estimate, spread: Spread, *, num_
     Raises:
         EnvironmentProblem: weights, gradients and optimizer alone are more than there is.
     """
+    host, host_total = known.host, known.host_total_bytes
+    if host is not None and host_total is not None and host.num_bytes > host_total:
+        largest = max(host.parts, key=lambda part: part.num_bytes)
+        notes.append(
+            f"main memory may run out: {host.num_bytes / 1e9:.1f} GB are estimated on the first node, which has "
+            f"{host_total / 1e9:.1f}; the most of it is `{largest.name}`"
+        )
     total = known.device.total_bytes
     if total is None or known.fits:
         return
