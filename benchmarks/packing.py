@@ -89,7 +89,8 @@ def read_lengths(args: argparse.Namespace, work: Path) -> tuple[str, Any]:
     if not args.tokenizer:
         drawn = np.random.default_rng(7).lognormal(6.9, 1.1, 80_000).astype(np.int64) + 20
         return "made-up lengths, log-normal (6.9, 1.1) + 20", np.minimum(drawn, args.context)
-    kept = work / f"lengths-{args.overlength}.npy"
+    size = "" if args.context == 4096 else f"-{args.context}"
+    kept = work / f"lengths-{args.overlength}{size}.npy"
     what = f"{args.chats.name if args.chats else CHATS}, packed with --overlength {args.overlength}"
     if not kept.is_file() or args.chats:
         np.save(kept, packed_lengths(args, work))
@@ -109,6 +110,7 @@ def packed_lengths(args: argparse.Namespace, work: Path) -> Any:
         ochat(
             "data", "pack", clean, "--model", args.tokenizer.absolute(), "--family", "openchat_v3.2",
             "--overlength", args.overlength, "--out", prefix,
+            *(() if args.context == 4096 else ("--context", args.context)),
         )  # fmt: skip
         return pq.read_table(f"{prefix}.train.parquet", columns=["total_length"])["total_length"].to_numpy()
 

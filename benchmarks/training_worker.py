@@ -25,7 +25,8 @@ def main() -> None:
     torch.set_num_threads(task["threads"])
     torch.manual_seed(0)
     contenders = {
-        "ours": ours, "padded": padded, "model": make_model, "resume": prepare_resume, "head": head,
+        "ours": ours, "ours-compiled": ours, "padded": padded,
+        "model": make_model, "resume": prepare_resume, "head": head,
         "trainer": trainer, "trainer-grouped": trainer, "trl": trl, "trl-packed": trl,
     }  # fmt: skip
     contenders[what](task, what)
@@ -72,7 +73,7 @@ def ours_config(task: dict[str, Any], **changes: Any) -> Any:
         "model_dir": Path(task["model_dir"]),
         "data_path": Path(task["data_path"]),
         "out_dir": Path(task["out_dir"]),
-        "family": None,
+        "family": task.get("family"),
         "strategy": task["strategy"],
         "device": task["device"],
         "dtype": task["dtype"],
@@ -90,19 +91,13 @@ def ours_config(task: dict[str, Any], **changes: Any) -> Any:
 def ours(task: dict[str, Any], what: str) -> None:
     """The loop of `ochatctl train` itself. Before each step it asks whether to stop: there it waits for its turn."""
     from ochatctl.data.dataset import open_dataset
-    from ochatctl.train.course import plan_course
+    from ochatctl.train.course import plan_run
     from ochatctl.train.loop import run
     from ochatctl.train.records import METRICS_FILE
 
-    config = ours_config(task)
+    config = ours_config(task, compile=what == "ours-compiled")
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    course = plan_course(
-        open_dataset(config.data_path).lengths,
-        num_epochs=config.num_epochs,
-        bins_per_step=1,
-        bin_tokens=config.batch_tokens,
-        seed=config.seed,
-    )
+    course = plan_run(config, open_dataset(config.data_path).lengths)
     first_steps = {1} | {planned.step + 1 for planned in course.steps() if planned.ends_epoch}
 
     class Stop:
@@ -306,6 +301,8 @@ def head(task: dict[str, Any], what: str) -> None:
         else:
             loss = plain_cross_entropy(hidden_TD @ weight_VD.t(), labels_T, weights_T).weighted_sum
         (loss / num_tokens).backward()
+        if is_cuda:
+            torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() if is_cuda else peak_resident_bytes()) - before
 
     take(8, 64, 16)  # threads, workspaces and kernels are made here
