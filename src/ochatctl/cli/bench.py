@@ -2,7 +2,7 @@
 
 import typer
 
-from ochatctl.cli import bench_download, bench_mtbench, bench_report, bench_rescore, bench_suite
+from ochatctl.cli import bench_alpacaeval, bench_download, bench_mtbench, bench_report, bench_rescore, bench_suite
 from ochatctl.cli.output import examples
 
 
@@ -18,6 +18,6 @@ def register(app: typer.Typer) -> None:
             "ochatctl bench mtbench --questions question.jsonl --base-url http://localhost:18888/v1",
         ),
     )
-    for command in (bench_mtbench, bench_suite, bench_rescore, bench_report, bench_download):
+    for command in (bench_mtbench, bench_alpacaeval, bench_suite, bench_rescore, bench_report, bench_download):
         command.register(group)
     app.add_typer(group)

@@ -1,215 +1,293 @@
-"""AlpacaEval 1 and 2: a model's answers against a reference's, judged pair by pair, in alpaca_eval's own files.
+"""AlpacaEval 1 and 2: a model's answers against a reference's, judged pair by pair.
 
-in: instructions, the reference's outputs and a target, out: `journal.jsonl` and `model_outputs.json`; with a judge,
-`annotations.json`, `leaderboard.csv`, `report.json` and `questions.jsonl`
+in: AlpacaEval's files and a target, out: in the run's folder `journal.jsonl`, `model_outputs.json`, and with a judge
+`judgments/JUDGE.jsonl` (as they came), `annotations.json`, `leaderboard.csv`, `report.json`, `questions.jsonl`
 
-Source: tatsu-lab/alpaca_eval 0.6.6. The length-controlled win rate is not made here: see `bench/length_control.py`.
+Source: tatsu-lab/alpaca_eval 0.6.6.
 """
 
-import csv
-import hashlib
-import json
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ochatctl.bench.annotators import Annotator, fill, first_token, is_swapped, ranking, unswap
+from ochatctl.bench.annotators import ANNOTATORS, Annotator, read_template
+from ochatctl.bench.cost import CHARS_PER_TOKEN, Load, Purse, ask_leave
+from ochatctl.bench.datasets import data_file
 from ochatctl.bench.journal import Record
-from ochatctl.bench.judge import Case, Judging, Verdict
-from ochatctl.bench.preferences import Annotation, Output, WinRate
-from ochatctl.bench.results import Line, Question, Result, Status
-from ochatctl.bench.runner import Dialogue
+from ochatctl.bench.judge import JudgeReport, judge_all, judge_load
+from ochatctl.bench.preferences import (
+    Output,
+    WinRate,
+    read_outputs,
+    win_rate,
+    write_annotations,
+    write_outputs,
+)
+from ochatctl.bench.results import write_result
+from ochatctl.bench.run import EXPECTED_ANSWER_TOKENS, RUNS_DIR, RunConfig, run_dialogues
+from ochatctl.bench.runner import Watch
+from ochatctl.bench.suites.alpacaeval_judging import (
+    SUITE,
+    TEMPERATURE,
+    Items,
+    annotations,
+    cases,
+    dialogues,
+    join,
+    outputs_of,
+    result_of,
+    write_leaderboard,
+)
+from ochatctl.bench.target import slug_of
 from ochatctl.chat.conversation import Message
-from ochatctl.engine.client import Ask
-from ochatctl.errors import DataError
-from ochatctl.files import atomic_file
+from ochatctl.config import to_table
+from ochatctl.errors import UsageProblem
+from ochatctl.files import write_json
 
-SUITE = "alpacaeval"
-# As OpenChat's entries in alpaca_eval were made.
-TEMPERATURE = 0.7
-_LEADERBOARD = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate")
+DATA, PROMPTS = "alpacaeval", "alpacaeval_prompts"
+# alpaca_eval's of OpenChat's entries was the whole context; no answer of theirs comes near this.
+MAX_TOKENS = 2048
+REPORT_NAME = "report.json"
+FORMAT = "ochatctl.bench.alpacaeval"
+VERSION = 1
+_FOLDER = "judgments"
+# AlpacaEval 1's reference is what its instructions come with, 2's is a file of its own.
+_REFERENCES = {
+    "alpaca_eval_gpt4": "alpaca_eval.json",
+    "weighted_alpaca_eval_gpt4_turbo": "alpaca_eval_gpt4_baseline.json",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Items:
-    """What is asked and what it is compared with: `reference` by instruction, from one generator."""
+class AlpacaEval:
+    """What is asked and how it is judged; None is the data set that `bench download alpacaeval` gets.
 
-    instructions: tuple[Output, ...]
-    reference: Mapping[str, Output]
+    `items` are instructions; default: the reference's own. `answers` are judged as they are, and no model is asked.
+    """
 
-    @property
-    def digest(self) -> str:
-        """A digest of what is asked; another reference is another judgment, not another answer."""
-        text = json.dumps([item.instruction for item in self.instructions])
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+    annotator: str = "alpaca_eval_gpt4"
+    reference: Path | None = None
+    items: Path | None = None
+    prompt: Path | None = None
+    answers: Path | None = None
+    temperature: float = TEMPERATURE
+
+    def read_items(self) -> Items:
+        """Read what is asked, and what it is compared with.
+
+        Raises:
+            DataError: a file is malformed or not here, or the reference lacks an instruction.
+        """
+        reference = self.reference or data_file(DATA, _REFERENCES[self.annotator])
+        return join(read_outputs(reference), read_outputs(self.items) if self.items is not None else None)
+
+    def read_prompt(self) -> tuple[Message, ...]:
+        """Read the annotator's prompt; raises as `read_items` does."""
+        return read_template(self.prompt or data_file(PROMPTS, ANNOTATORS[self.annotator].template_file))
 
 
-def join(reference: Sequence[Output], instructions: Sequence[Output] | None = None) -> Items:
-    """Give the items: the reference's own instructions, or those given, each with the reference's output.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlpacaEvalReport:
+    """What came of a run. Without a judge there is no win rate."""
+
+    model: str
+    annotator: str
+    out_dir: Path
+    journal: Path | None
+    outputs: Path
+    num_instructions: int
+    num_answered: int
+    judge: JudgeReport | None = None
+    annotations: Path | None = None
+    rate: WinRate | None = None
+    num_asked_again: int = 0
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    format: str = FORMAT
+    version: int = VERSION
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answered:
+    """A model's outputs by question id, whether they were asked for or read."""
+
+    model: str
+    out_dir: Path
+    journal: Path | None
+    path: Path
+    outputs: Mapping[str, Output]
+    records: tuple[Record, ...] = ()
+
+
+def run_alpacaeval(bench: AlpacaEval, config: RunConfig, watch: Watch) -> AlpacaEvalReport:
+    """Ask every instruction once, write alpaca_eval's `model_outputs.json`, and have the answers judged.
+
+    Guarantees: a run that was killed and started again ends in the same report, where answers and judge are
+    deterministic.
 
     Raises:
-        DataError: the reference has no output to an instruction; alpaca_eval would leave it out in silence.
+        UsageProblem: the journal in `out_dir` belongs to other instructions or settings, or a paid judge needs a yes.
+        ConfigError: no such judge, or it gives no log probabilities and the annotator reads nothing else.
+        RemoteError, RunError: nothing answers.
     """
-    outputs = {row.instruction: row for row in reference}
-    asked = tuple(instructions if instructions is not None else reference)
-    lacking = [row.instruction for row in asked if row.instruction not in outputs]
-    if lacking:
-        raise DataError(
-            f"the reference has no output to {len(lacking)} of {len(asked)} instructions, such as `{lacking[0][:80]}`",
-            hint="give the reference that belongs to these items with `--reference FILE`",
-        )
-    return Items(instructions=asked, reference=outputs)
+    items = bench.read_items()
+    template = bench.read_prompt() if config.judge is not None else None
+    asked = replace(items, instructions=items.instructions[: config.limit])
+    return asyncio.run(_run(bench, items, asked, template, config, watch))
 
 
-def dialogues(items: Items, temperature: float = TEMPERATURE) -> list[Dialogue]:
-    """Give the questions in the order of the items, each with its number for its id."""
-    return [
-        Dialogue(id=str(number), turns=(item.instruction,), ask=Ask(temperature=temperature))
-        for number, item in enumerate(items.instructions, start=1)
-    ]
-
-
-def outputs_of(items: Items, records: Sequence[Record], model: str) -> dict[str, Output]:
-    """Give the model's outputs by question id; a question that failed is not among them."""
-    texts = {record.id: record.text for record in records}
-    found = {str(number): item for number, item in enumerate(items.instructions, start=1)}
-    return {
-        key: Output(instruction=item.instruction, output=text, generator=model, dataset=item.dataset)
-        for key, item in found.items()
-        if (text := texts.get(key)) is not None
-    }
-
-
-def cases(
-    items: Items, outputs: Mapping[str, Output], annotator: Annotator, template: tuple[Message, ...]
-) -> list[Case[float]]:
-    """Give what the judge is asked about each output: the pair in a seeded order, as alpaca_eval draws it."""
-    return [_case(key, items.reference[own.instruction], own, annotator, template) for key, own in outputs.items()]
-
-
-def annotations(
-    items: Items, outputs: Mapping[str, Output], judging: Judging[float], annotator: Annotator, judge: str
-) -> tuple[Annotation, ...]:
-    """Give `annotations.json`'s rows; a judgment that could not be read, or failed, has no preference.
-
-    `annotator` is named with its judge where that is not the published one: such rows are not alpaca_eval's.
-    """
-    name = annotator.name if judge == annotator.published_judge else f"{annotator.name} by {judge}"
-    rows = []
-    for verdict in judging.verdicts:
-        own = outputs[verdict.case.id]
-        other = items.reference[own.instruction]
-        record = verdict.record
-        rows.append(
-            Annotation(
-                instruction=own.instruction,
-                output_1=other.output,
-                generator_1=other.generator,
-                output_2=own.output,
-                generator_2=own.generator,
-                annotator=name,
-                preference=verdict.value,
-                dataset=own.dataset,
-                raw_completion=record.text if record is not None else None,
-            )
-        )
-    return tuple(rows)
-
-
-def result_of(
+async def _run(
+    bench: AlpacaEval,
     items: Items,
-    outputs: Mapping[str, Output],
-    judging: Judging[float],
-    *,
-    model: str,
+    asked: Items,
+    template: tuple[Message, ...] | None,
+    config: RunConfig,
+    watch: Watch,
+) -> AlpacaEvalReport:
+    purse, annotator = config.purse(), ANNOTATORS[bench.annotator]
+    if bench.answers is None:
+        answered = await _ask_model(bench, items, asked, template, config, purse, watch)
+    else:
+        answered = _given(bench, items, asked, template, config, watch)
+    report = AlpacaEvalReport(
+        model=answered.model,
+        annotator=annotator.name,
+        out_dir=answered.out_dir,
+        journal=answered.journal,
+        outputs=answered.path,
+        num_instructions=len(asked.instructions),
+        num_answered=len(answered.outputs),
+        errors=tuple(f"{record.id}: {record.error}" for record in answered.records if record.error),
+    )
+    if template is None:
+        return report
+    return await _judge(report, answered, asked, annotator, template, config, purse, watch)
+
+
+async def _judge(
+    report: AlpacaEvalReport,
+    answered: _Answered,
+    asked: Items,
     annotator: Annotator,
-    records: Sequence[Record],
-) -> Result:
-    """Give the scored run, a question a win from 0 to 1."""
-    verdicts = {verdict.case.id: verdict for verdict in judging.verdicts}
-    asked = {record.id: record for record in records}
-    questions = tuple(
-        _question(str(number), item, items, outputs, verdicts, asked)
-        for number, item in enumerate(items.instructions, start=1)
+    template: tuple[Message, ...],
+    config: RunConfig,
+    purse: Purse,
+    watch: Watch,
+) -> AlpacaEvalReport:
+    assert config.judge is not None
+    out_dir = answered.out_dir
+    judging = await judge_all(
+        SUITE,
+        cases(asked, answered.outputs, annotator, template),
+        config.judge,
+        folder=out_dir / _FOLDER,
+        watch=watch,
+        needs=("logprobs",) if annotator.num_top_logprobs else (),
+        purse=purse,
+        yes=config.yes,
     )
-    notes = [f"the judge refused `{name}`: {what}" for name, what in judging.judge.refused.items()]
-    if judging.judge.name != annotator.published_judge:
-        notes.append(f"alpaca_eval's leaderboard for this annotator was judged by `{annotator.published_judge}`")
-    return Result(
-        suite=SUITE,
-        model=model,
-        measure="win rate",
-        unit="ratio",
-        judge=judging.judge.name,
-        protocol={"annotator": annotator.name, "reference": _generators(items)},
-        questions=questions,
-        notes=tuple(notes),
-        num_prompt_tokens=sum(record.num_prompt_tokens for record in records),
-        num_answer_tokens=sum(record.num_answer_tokens for record in records),
+    rows = annotations(asked, answered.outputs, judging, annotator, config.judge.name)
+    rate = win_rate(rows)
+    result = result_of(
+        asked, answered.outputs, judging, model=answered.model, annotator=annotator, records=answered.records
     )
-
-
-def write_leaderboard(path: Path, model: str, rate: WinRate) -> None:
-    """Write `leaderboard.csv` with one line, under alpaca_eval's headings."""
-    values = asdict(rate)
-    with atomic_file(path) as part, part.open("w", newline="", encoding="utf-8") as text:
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["", *_LEADERBOARD, "mode", "avg_length"])
-        writer.writerow([model, *(values[name] for name in _LEADERBOARD), "community", rate.avg_length])
-
-
-def _case(key: str, other: Output, own: Output, annotator: Annotator, template: tuple[Message, ...]) -> Case[float]:
-    swapped = is_swapped(own.instruction)
-    first, second = (own, other) if swapped else (other, own)
-    parts = fill(template, instruction=own.instruction, output_1=first.output, output_2=second.output)
-
-    def read(record: Record) -> float | None:
-        found = first_token(record.first_logprobs or {}) if annotator.num_top_logprobs else ranking(record.text or "")
-        return unswap(found, swapped=swapped)
-
-    return Case(
-        id=key,
-        system="\n\n".join(part.content for part in parts if part.role == "system"),
-        prompt="\n\n".join(part.content for part in parts if part.role != "system"),
-        read=read,
-        ask=Ask(
-            temperature=annotator.temperature,
-            max_tokens=annotator.max_tokens,
-            top_logprobs=annotator.num_top_logprobs or None,
-        ),
+    write_annotations(out_dir / "annotations.json", rows)
+    write_leaderboard(out_dir / "leaderboard.csv", answered.model, rate)
+    write_result(out_dir, result)
+    report = replace(
+        report,
+        judge=judging.judge,
+        annotations=out_dir / "annotations.json",
+        rate=rate,
+        num_asked_again=judging.num_asked_again,
+        notes=result.notes,
+        errors=(*report.errors, *judging.errors),
     )
+    write_json(out_dir / REPORT_NAME, to_table(report))
+    return report
 
 
-def _question(
-    key: str,
-    item: Output,
+async def _ask_model(
+    bench: AlpacaEval,
     items: Items,
-    outputs: Mapping[str, Output],
-    verdicts: Mapping[str, Verdict[float]],
-    asked: Mapping[str, Record],
-) -> Question:
-    own, verdict = outputs.get(key), verdicts.get(key)
-    other = items.reference[item.instruction]
-    lines = [Line(role="user", text=item.instruction), Line(role="reference", text=other.output)]
-    if own is not None:
-        lines.append(Line(role="assistant", text=own.output))
-    if verdict is not None and verdict.record is not None and verdict.record.text is not None:
-        lines.append(Line(role="judge", text=verdict.record.text))
-    status: Status = "scored"
-    if own is None:
-        status = "error" if key in asked else "unasked"
-    elif verdict is None or verdict.record is None or verdict.record.error is not None:
-        status = "error"
-    elif verdict.value is None:
-        status = "unreadable"
-    return Question(
-        id=key,
-        group=item.dataset or "all",
-        scores={"1": verdict.value - 1} if verdict is not None and verdict.value is not None else {},
-        status=status,
-        transcript=tuple(lines),
+    asked: Items,
+    template: tuple[Message, ...] | None,
+    config: RunConfig,
+    purse: Purse,
+    watch: Watch,
+) -> _Answered:
+    def later(out_dir: Path, records: Sequence[Record]) -> Sequence[Load]:
+        return _judge_loads(bench, asked, _expected(asked, records), template, config, out_dir)
+
+    # Without `--max-tokens` an answer has room enough to end by itself.
+    config = config if config.max_tokens is not None else replace(config, max_tokens=MAX_TOKENS)
+    content = {"instructions": items.digest, "temperature": bench.temperature}
+    run = await run_dialogues(
+        SUITE, content, dialogues(asked, bench.temperature), config, watch, purse=purse, later=later
+    )
+    wanted = {str(number) for number in range(1, len(asked.instructions) + 1)}
+    records = tuple(record for record in run.records if record.id in wanted)
+    outputs = outputs_of(asked, records, run.model)
+    path = run.out_dir / "model_outputs.json"
+    write_outputs(path, outputs.values())
+    return _Answered(
+        model=run.model, out_dir=run.out_dir, journal=run.journal, path=path, outputs=outputs, records=records
     )
 
 
-def _generators(items: Items) -> str:
-    return ", ".join(dict.fromkeys(items.reference[item.instruction].generator for item in items.instructions))
+def _given(
+    bench: AlpacaEval,
+    items: Items,
+    asked: Items,
+    template: tuple[Message, ...] | None,
+    config: RunConfig,
+    watch: Watch,
+) -> _Answered:
+    """Take the outputs of a file as they are."""
+    assert bench.answers is not None
+    file = read_outputs(bench.answers)
+    models = list(dict.fromkeys(row.generator for row in file))
+    if len(models) != 1:
+        raise UsageProblem(
+            f"{bench.answers}: outputs of {len(models)} generators, where one is judged at a time",
+            hint="one file a generator",
+        )
+    by_instruction = {row.instruction: row for row in file}
+    outputs = {
+        str(number): replace(by_instruction[item.instruction], dataset=item.dataset)
+        for number, item in enumerate(asked.instructions, start=1)
+        if item.instruction in by_instruction
+    }
+    if len(outputs) < len(asked.instructions):
+        num_lacking = len(asked.instructions) - len(outputs)
+        watch.note(f"{bench.answers}: {num_lacking} of {len(asked.instructions)} instructions have no output in it")
+    out_dir = config.out_dir or RUNS_DIR / f"{SUITE}-{slug_of(models[0])}-{items.digest[:8]}"
+    ask_leave(_judge_loads(bench, asked, outputs, template, config, out_dir), config.leave, watch)
+    return _Answered(model=models[0], out_dir=out_dir, journal=None, path=bench.answers, outputs=outputs)
+
+
+def _judge_loads(
+    bench: AlpacaEval,
+    asked: Items,
+    outputs: Mapping[str, Output],
+    template: tuple[Message, ...] | None,
+    config: RunConfig,
+    out_dir: Path,
+) -> list[Load]:
+    """Estimate what the judge will be sent."""
+    if template is None or config.judge is None:
+        return []
+    return [judge_load(cases(asked, outputs, ANNOTATORS[bench.annotator], template), config.judge, out_dir / _FOLDER)]
+
+
+def _expected(asked: Items, records: Sequence[Record]) -> Mapping[str, Output]:
+    """Give the outputs that are there, and for those that are not a text as long as answers are: to count tokens."""
+    unknown = "x" * (EXPECTED_ANSWER_TOKENS * CHARS_PER_TOKEN)
+    known = outputs_of(asked, records, "")
+    return {
+        str(number): known.get(
+            str(number), Output(instruction=item.instruction, output=unknown, generator="", dataset=item.dataset)
+        )
+        for number, item in enumerate(asked.instructions, start=1)
+    }

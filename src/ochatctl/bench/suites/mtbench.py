@@ -1,156 +1,258 @@
-"""MT-bench's questions, asked as FastChat asks them; the answers in FastChat's file, for a judge to read.
+"""MT-bench: two-turn questions to a model, its answers to a judge.
 
-in: FastChat's question rows and a target, out: `journal.jsonl` and `model_answer/NAME.jsonl`
+in: FastChat's files and a target, out: in the run's folder `journal.jsonl`, `model_answer/NAME.jsonl`, and with a judge
+`judgments/JUDGE.jsonl` (as they came), `model_judgment/JUDGE_single.jsonl` or `JUDGE_pair.jsonl`, `report.json`
 
-Source: lm-sys/FastChat, `fastchat/llm_judge/gen_api_answer.py` and `common.py` (temperatures, file format).
+Source: lm-sys/FastChat, `fastchat/llm_judge/`.
 """
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from ochatctl.bench.cost import CHARS_PER_TOKEN, Load, Purse, ask_leave
+from ochatctl.bench.datasets import data_file
 from ochatctl.bench.journal import Record
-from ochatctl.bench.run import RunConfig, run_dialogues
+from ochatctl.bench.judge import JudgeReport
+from ochatctl.bench.results import write_result
+from ochatctl.bench.run import EXPECTED_ANSWER_TOKENS, RUNS_DIR, RunConfig, run_dialogues
 from ochatctl.bench.runner import Dialogue, Watch
-from ochatctl.chat.conversation import check_text
+from ochatctl.bench.suites.mtbench_files import (
+    Question,
+    Texts,
+    answer_rows,
+    digest_of,
+    read_answers,
+    read_questions,
+    write_rows,
+)
+from ochatctl.bench.suites.mtbench_judge import Compat
+from ochatctl.bench.suites.mtbench_judging import Judging
+from ochatctl.bench.suites.mtbench_score import PairScore, SingleScore
+from ochatctl.bench.target import slug_of
+from ochatctl.config import to_table
 from ochatctl.engine.client import Ask
-from ochatctl.errors import DataError
-from ochatctl.files import atomic_file, read_jsonl
+from ochatctl.errors import UsageProblem
+from ochatctl.files import write_json
 
-TEMPERATURES = {
-    "writing": 0.7,
-    "roleplay": 0.7,
-    "extraction": 0.0,
-    "math": 0.0,
-    "coding": 0.0,
-    "reasoning": 0.0,
-    "stem": 0.1,
-    "humanities": 0.1,
-    "arena-hard-200": 0.0,
-}
-OTHER_TEMPERATURE = 0.7
+DATA = "mtbench"
+MAX_TOKENS = 1024  # FastChat's
+REPORT_NAME = "report.json"
+FORMAT = "ochatctl.bench.mtbench"
+VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """A FastChat question. `temperature` is its category's, or its own `required_temperature`."""
+class MtBench:
+    """What is asked and how it is judged; None is the data set that `bench download mtbench` gets.
 
-    question_id: int | str
-    category: str
-    turns: tuple[str, ...]
-    temperature: float
-    reference: tuple[str, ...] = ()
+    `answers` are judged as they are, and no model is asked. `mode="pairwise"` compares with `baseline`, a file of
+    another model's answers. `compat="fastchat"` reads the judge as FastChat does, and asks it once.
+    """
+
+    questions: Path | None = None
+    references: Path | None = None
+    judge_prompts: Path | None = None
+    answers: Path | None = None
+    mode: Literal["single", "pairwise"] = "single"
+    baseline: Path | None = None
+    compat: Compat | None = None
+
+    def files(self, *, judged: bool) -> tuple[Path, Path | None, Path | None]:
+        """Give the files of questions, references and judge prompts; the last two only for a judge.
+
+        Raises:
+            DataError: the data set is not here; the hint is the command that gets it.
+        """
+        questions = self.questions or data_file(DATA, "question.jsonl")
+        if not judged:
+            return questions, None, None
+        references = self.references or data_file(DATA, "reference_answer/gpt-4.jsonl")
+        return questions, references, self.judge_prompts or data_file(DATA, "judge_prompts.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MtBenchAnswers:
-    """Where the answers are. A question whose requests failed is not among them; without a judge there is no score."""
+class MtBenchReport:
+    """What came of a run. Without a judge there is no score; what failed or could not be read stands beside it."""
 
     model: str
-    journal: Path
+    mode: str
+    out_dir: Path
+    journal: Path | None
     answers: Path
     num_questions: int
     num_answered: int
-    errors: tuple[str, ...]
+    judge: JudgeReport | None = None
+    judgments: Path | None = None
+    score: SingleScore | PairScore | None = None
+    num_unparsed: int = 0
+    num_asked_again: int = 0
+    notes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    format: str = FORMAT
+    version: int = VERSION
 
 
-def run_mtbench(questions_path: Path, config: RunConfig, watch: Watch) -> MtBenchAnswers:
-    """Ask every turn once, at its category's temperature, and write the answers in FastChat's format.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answered:
+    """A model's answers, whether they were asked for or read."""
+
+    model: str
+    out_dir: Path
+    journal: Path | None
+    path: Path
+    texts: Texts
+    records: tuple[Record, ...] = ()
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def run_mtbench(bench: MtBench, config: RunConfig, watch: Watch) -> MtBenchReport:
+    """Ask every turn once, at its category's temperature; write FastChat's answer file; have the answers judged.
+
+    Guarantees: a run that was killed and started again ends in the same report, where answers and judge are
+    deterministic.
 
     Raises:
-        UsageProblem: the journal in `out_dir` belongs to other questions or settings.
+        UsageProblem: the journal in `out_dir` belongs to other questions or settings, or a paid judge needs a yes.
+        ConfigError: no such judge.
         RemoteError, RunError: nothing answers.
     """
+    if bench.mode == "pairwise" and config.judge is not None and bench.baseline is None:
+        raise UsageProblem(
+            "`--mode pairwise` needs `--baseline FILE`: the answers of the model to compare with",
+            hint=f"{config.command} --baseline FILE".lstrip(),
+        )
+    questions_path, references, prompts = bench.files(judged=config.judge is not None)
     questions = read_questions(questions_path)
     asked = questions[: config.limit]
+    judging = None
+    if references is not None and prompts is not None:
+        baseline = bench.baseline if bench.mode == "pairwise" else None
+        judging = Judging.read(asked, references, prompts, baseline, bench.compat)
+    return asyncio.run(_run(bench, questions, asked, judging, config, watch))
+
+
+async def _run(
+    bench: MtBench,
+    questions: Sequence[Question],
+    asked: Sequence[Question],
+    judging: Judging | None,
+    config: RunConfig,
+    watch: Watch,
+) -> MtBenchReport:
+    purse = config.purse()
+    if bench.answers is None:
+        answered = await _ask_model(questions, asked, judging, config, purse, watch)
+    else:
+        answered = _given(bench.answers, questions, asked, judging, config, watch)
+    report = MtBenchReport(
+        model=answered.model,
+        mode=bench.mode,
+        out_dir=answered.out_dir,
+        journal=answered.journal,
+        answers=answered.path,
+        num_questions=len(asked),
+        num_answered=sum(question.question_id in answered.texts for question in asked),
+        notes=answered.notes,
+        errors=answered.errors,
+    )
+    if judging is None:
+        return report
+    judged = await judging.judge(answered.model, answered.texts, config, answered.out_dir, purse, watch)
+    result = replace(
+        judged.result,
+        notes=(*answered.notes, *judged.result.notes),
+        num_prompt_tokens=sum(record.num_prompt_tokens for record in answered.records),
+        num_answer_tokens=sum(record.num_answer_tokens for record in answered.records),
+    )
+    write_result(answered.out_dir, result)
+    report = replace(
+        report,
+        judge=judged.judge,
+        judgments=judged.path,
+        score=judged.score,
+        num_unparsed=judged.num_unparsed,
+        num_asked_again=judged.num_asked_again,
+        notes=result.notes,
+        errors=(*report.errors, *judged.errors),
+    )
+    write_json(answered.out_dir / REPORT_NAME, to_table(report))
+    return report
+
+
+async def _ask_model(
+    questions: Sequence[Question],
+    asked: Sequence[Question],
+    judging: Judging | None,
+    config: RunConfig,
+    purse: Purse,
+    watch: Watch,
+) -> _Answered:
+    def later(out_dir: Path, records: Sequence[Record]) -> Sequence[Load]:
+        return judging.loads(_expected(asked, records), config, out_dir) if judging is not None else ()
+
     dialogues = [
-        Dialogue(id=str(question.question_id), turns=question.turns, ask=Ask(temperature=question.temperature))
+        Dialogue(
+            id=str(question.question_id),
+            turns=question.turns,
+            ask=Ask(temperature=question.temperature, max_tokens=MAX_TOKENS),
+        )
         for question in asked
     ]
-    run = asyncio.run(run_dialogues("mtbench", {"questions": _digest(questions)}, dialogues, config, watch))
-    rows = list(_answer_rows(asked, run.records, run.model))
+    content = {"questions": digest_of(questions)}
+    run = await run_dialogues("mtbench", content, dialogues, config, watch, purse=purse, later=later)
+    rows = list(answer_rows(asked, run.records, run.model))
     path = run.out_dir / "model_answer" / f"{run.slug}.jsonl"
-    with atomic_file(path) as part:
-        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_rows(path, rows)
     wanted = {str(question.question_id) for question in asked}
-    return MtBenchAnswers(
+    records = tuple(record for record in run.records if record.id in wanted)
+    return _Answered(
         model=run.model,
+        out_dir=run.out_dir,
         journal=run.journal,
-        answers=path,
-        num_questions=len(asked),
-        num_answered=len(rows),
-        errors=tuple(f"{r.id}, turn {r.turn}: {r.error}" for r in run.records if r.error and r.id in wanted),
+        path=path,
+        texts={row["question_id"]: tuple(row["choices"][0]["turns"]) for row in rows},
+        records=records,
+        errors=tuple(f"{record.id}, turn {record.turn}: {record.error}" for record in records if record.error),
     )
 
 
-def read_questions(path: Path) -> tuple[Question, ...]:
-    """Read FastChat's `question.jsonl`; keys that it does not need are passed over.
-
-    Raises:
-        DataError: names `file:line`.
-    """
-    questions = tuple(_question(value, where) for where, value in list(read_jsonl(path)))
-    ids = [question.question_id for question in questions]
-    twice = sorted({str(question_id) for question_id in ids if ids.count(question_id) > 1})
-    if twice:
-        raise DataError(f"{path}: two questions have the `question_id` {', '.join(f'`{one}`' for one in twice)}")
-    if not questions:
-        raise DataError(f"{path}: no question in it")
-    return questions
-
-
-def _digest(questions: Sequence[Question]) -> str:
-    text = json.dumps([asdict(question) for question in questions], sort_keys=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _answer_rows(questions: Iterable[Question], records: Iterable[Record], model: str) -> Iterable[dict[str, Any]]:
-    """Give FastChat's rows of the questions whose every turn was answered, in the order of the questions."""
-    by_turn = {(record.id, record.turn): record for record in records}
-    for question in questions:
-        key = str(question.question_id)
-        answers = [by_turn.get((key, turn)) for turn in range(1, len(question.turns) + 1)]
-        done = [record for record in answers if record is not None and record.text is not None]
-        if len(done) < len(question.turns):
-            continue
-        turns = [record.text for record in done]
-        yield {
-            "question_id": question.question_id,
-            # FastChat draws a random one; this is the same for the same answer.
-            "answer_id": hashlib.sha256(json.dumps([model, key, turns]).encode("ascii")).hexdigest()[:22],
-            "model_id": model,
-            "choices": [{"index": 0, "turns": turns}],
-            "tstamp": done[-1].time,
-        }
+def _given(
+    path: Path,
+    questions: Sequence[Question],
+    asked: Sequence[Question],
+    judging: Judging | None,
+    config: RunConfig,
+    watch: Watch,
+) -> _Answered:
+    """Take the answers of a file as they are."""
+    file = read_answers(path)
+    out_dir = config.out_dir or RUNS_DIR / f"mtbench-{slug_of(file.model)}-{digest_of(questions)[:8]}"
+    notes = [f"{path}: question {name} is answered twice; the last counts" for name in file.duplicates]
+    texts = {
+        question.question_id: file.texts[question.question_id]
+        for question in asked
+        if len(file.texts.get(question.question_id, ())) >= len(question.turns)
+    }
+    if len(texts) < len(asked):
+        notes.append(f"{path}: {len(asked) - len(texts)} of {len(asked)} questions are not answered in it")
+    for note in notes:
+        watch.note(note)
+    if judging is not None:
+        ask_leave(judging.loads(texts, config, out_dir), config.leave, watch)
+    return _Answered(model=file.model, out_dir=out_dir, journal=None, path=path, texts=texts, notes=tuple(notes))
 
 
-def _question(value: Any, where: str) -> Question:
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected a JSON object, found `{type(value).__name__}`")
-    question_id, category = value.get("question_id"), value.get("category")
-    if isinstance(question_id, bool) or not isinstance(question_id, (int, str)):
-        raise DataError(f"{where}: `question_id` must be a number or a string, found `{question_id}`")
-    if not isinstance(category, str):
-        raise DataError(f"{where}: `category` must be a string, found `{category}`")
-    temperature = value.get("required_temperature", TEMPERATURES.get(category, OTHER_TEMPERATURE))
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 <= temperature <= 2:
-        raise DataError(f"{where}: `required_temperature` is `{temperature}`, not a number from 0 to 2")
-    return Question(
-        question_id=question_id,
-        category=category,
-        turns=_texts(value.get("turns"), "turns", where),
-        temperature=float(temperature),
-        reference=_texts(value["reference"], "reference", where) if value.get("reference") else (),
-    )
-
-
-def _texts(value: Any, key: str, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise DataError(f"{where}: `{key}` must be a list of strings")
-    for text in value:
-        check_text(text, f"{where}: `{key}`")
-    return tuple(value)
+def _expected(questions: Iterable[Question], records: Iterable[Record]) -> Texts:
+    """Give the answers that are there, and for those that are not a text as long as answers are: to count tokens."""
+    texts = {(record.id, record.turn): record.text for record in records if record.text is not None}
+    unknown = "x" * (EXPECTED_ANSWER_TOKENS * CHARS_PER_TOKEN)
+    return {
+        question.question_id: tuple(
+            texts.get((str(question.question_id), turn), unknown) for turn in range(1, len(question.turns) + 1)
+        )
+        for question in questions
+    }
