@@ -12,6 +12,7 @@ import uvicorn
 
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import Family, get_family
+from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.base import Engine
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.serve.app import create_app
@@ -34,10 +35,12 @@ def byte_tokenizer(family: Family) -> ByteTokenizer:
 
 
 @contextlib.contextmanager
-def serving(family_name: str = "openchat_v3.2", engine: Any = None, **settings: Any) -> Iterator[Served]:
+def serving(
+    family_name: str = "openchat_v3.2", engine: Any = None, tokenizer: Tokenizer | None = None, **settings: Any
+) -> Iterator[Served]:
     """Serve an engine (default: echo) until the block ends."""
     family = get_family(family_name)
-    tokenizer = byte_tokenizer(family)
+    tokenizer = tokenizer or byte_tokenizer(family)
     chosen: Engine = engine or EchoEngine(tokenizer)
     names = {field.name for field in dataclasses.fields(LimitConfig)} & set(settings)
     limits = LimitConfig(**{name: settings.pop(name) for name in names})
@@ -65,5 +68,5 @@ def serving(family_name: str = "openchat_v3.2", engine: Any = None, **settings: 
         yield Served(base_url=f"http://127.0.0.1:{port}", engine=chosen, loop=loops[0])  # type: ignore[arg-type]
     finally:
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()

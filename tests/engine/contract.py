@@ -17,7 +17,7 @@ from ochatctl.errors import DataError, RunError
 # A value beside the default for every field that changes how an answer is drawn.
 OTHER_VALUES: dict[str, Any] = {
     "json_schema": '{"type": "object"}',
-    "adapter": "of no engine here",
+    "adapter": "pirate",
     "temperature": 1.3,
     "top_p": 0.8,
     "top_k": 5,
@@ -186,6 +186,10 @@ async def every_field_is_honoured_or_declared_unsupported(case: Case) -> None:
         if name in case.engine.unsupported:
             with pytest.raises(DataError, match=name):
                 await asked
+        elif name == "adapter":
+            with pytest.raises(DataError, match="has no `someone else`"):
+                await ask(case, case.prompts[0], max_tokens=3, adapter="someone else")
+            assert (await asked).token_ids != (await ask(case, case.prompts[0], max_tokens=3)).token_ids
         else:
             assert (await asked).token_ids
 
