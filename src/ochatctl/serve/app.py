@@ -7,8 +7,8 @@ that whatever is wrong by then is told with a true status.
 import asyncio
 import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic
 
@@ -34,9 +34,9 @@ from ochatctl.serve.choices import draw
 from ochatctl.serve.completions import CompletionForm
 from ochatctl.serve.config import AppConfig
 from ochatctl.serve.errors import as_request_error, error_response
+from ochatctl.serve.event_writer import EventWriter
 from ochatctl.serve.forms import AskT, ChatForm, Form, Gathered
 from ochatctl.serve.gate import Gate, Gatekeeper
-from ochatctl.serve.keep_alive import KeepAlive
 from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.limits import ClientGone, read_json_body
 from ochatctl.serve.logprobs import TokenSpeller
@@ -101,7 +101,6 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
         Middleware(Gatekeeper, gate=gate),
         Middleware(KeyAuth, keys=keys, public_paths=PUBLIC_PATHS | set(page) | {prefix or INDEX}),
         Middleware(Quota, limits=config.limits),
-        Middleware(KeepAlive, seconds=config.limits.keep_alive_seconds),
     ]
     app = Starlette(
         routes=[
@@ -247,7 +246,7 @@ class Answering(Generic[AskT]):
         record.num_prompt_tokens = prepared.num_prompt_tokens
         record.warning = prepared.warning
         drawing = draw(self.engine, prepared.draws)
-        async with aclosing(drawing) as drawn, aclosing(_noted(drawn, record)) as deltas:
+        async with aclosing(drawing) as deltas:
             if request.stream:
                 await self._stream(request, prepared, deltas, record, send)
             else:
@@ -264,6 +263,7 @@ class Answering(Generic[AskT]):
         choices = [Gathered() for _ in prepared.draws]
         keeps_deltas = self.form.wants_logprobs(request)
         async for index, delta in deltas:
+            record.note(index, delta)
             choice = choices[index]
             choice.texts.append(delta.text)
             choice.finish_reason = delta.finish_reason
@@ -285,27 +285,30 @@ class Answering(Generic[AskT]):
         record: RequestRecord,
         send: Send,
     ) -> None:
-        head, chunks = self.form.chunks(request, prepared)
-        async with aclosing(sse.events(deltas, head, chunks)) as events:
-            event = await anext(events)
-            await send({
-                "type": "http.response.start", "status": 200, "headers": [*_STREAM_HEADERS, *_warning(prepared)],
-            })  # fmt: skip
+        events = sse.Events(*self.form.chunks(request, prepared))
+        writer: EventWriter | None = None
+        with ExitStack() as stack:
             try:
-                await _send_event(send, event)
-                async for event in events:
-                    await _send_event(send, event)
-            except Exception as error:  # noqa: BLE001 - the edge: the headers are out, only an event can still be sent
+                async for index, delta in deltas:
+                    record.note(index, delta)
+                    if writer is None:
+                        headers = [*_STREAM_HEADERS, *_warning(prepared)]
+                        await send({"type": "http.response.start", "status": 200, "headers": headers})
+                        writer = EventWriter(send, keep_alive_seconds=self.config.limits.keep_alive_seconds)
+                        stack.callback(writer.stop)
+                    await writer.write(events.of(index, delta))
+                last = events.end()
+            except Exception as error:
+                if writer is None:
+                    raise
+                # The edge: the headers are out, and only an event can still be sent.
                 told = as_request_error(error)
                 record.error = told.code or ""
                 if told.status == 500:
                     traceback.print_exception(error)
-                await _send_event(send, sse.error_event(told))
-            await send({"type": "http.response.body", "body": b""})
-
-
-async def _send_event(send: Send, event: bytes) -> None:
-    await send({"type": "http.response.body", "body": event, "more_body": True})
+                last = sse.error_event(told)
+            assert writer is not None, "an answer has at least one delta"
+            await writer.end(last)
 
 
 async def _until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> bool:
@@ -328,21 +331,6 @@ async def _until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _noted(
-    deltas: AsyncIterator[tuple[int, Delta]], record: RequestRecord
-) -> AsyncGenerator[tuple[int, Delta], None]:
-    """Pass deltas on, and note in the record what went by."""
-    async for index, delta in deltas:
-        if record.first_token_seconds is None:
-            record.first_token()
-        record.num_answer_tokens += len(delta.token_ids)
-        if record.answers is not None:
-            record.answers.setdefault(index, []).append(delta.text)
-        if delta.finish_reason is not None:
-            record.finish_reasons.append(delta.finish_reason)
-        yield index, delta
 
 
 async def _render(request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ochatctl.engine.base import Delta
 from ochatctl.errors import EnvironmentProblem
 from ochatctl.serve.config import LogConfig
 from ochatctl.serve.errors import error_response
@@ -53,9 +54,15 @@ class RequestRecord:
     # The texts of each choice; None: they are not to be kept.
     answers: dict[int, list[str]] | None = None
 
-    def first_token(self) -> None:
-        """Note that the first token is there."""
-        self.first_token_seconds = time.monotonic() - self.started
+    def note(self, index: int, delta: Delta) -> None:
+        """Note what a choice has grown by."""
+        if self.first_token_seconds is None:
+            self.first_token_seconds = time.monotonic() - self.started
+        self.num_answer_tokens += len(delta.token_ids)
+        if self.answers is not None:
+            self.answers.setdefault(index, []).append(delta.text)
+        if delta.finish_reason is not None:
+            self.finish_reasons.append(delta.finish_reason)
 
 
 def record_of(scope: Scope) -> RequestRecord:

@@ -92,17 +92,25 @@ class QueuedEngine:
         timer = loop.call_later(seconds, drawing.end, _too_late("the first token", seconds))
         try:
             async with aclosing(self._engine.generate(prompt_ids, spec)) as deltas:
-                num_seen = 0
-                while (delta := await self._next(deltas, drawing)) is not None:
+                is_first = True
+                drawing.is_waiting = True
+                async for delta in deltas:
+                    drawing.is_waiting = False
                     self._num_deltas += 1
-                    num_seen += 1
-                    if num_seen == 1:
+                    if is_first:
+                        is_first = False
                         timer.cancel()
                         seconds = self._limits.answer_timeout_seconds
                         timer = loop.call_later(seconds, drawing.end, _too_late("the answer", seconds))
                     yield delta
                     if drawing.error is not None:
                         raise drawing.error
+                    drawing.is_waiting = True
+        except asyncio.CancelledError:
+            if drawing.error is None or drawing.task is None:
+                raise
+            drawing.task.uncancel()
+            raise drawing.error from None
         finally:
             timer.cancel()
             self._drawings.discard(drawing)
@@ -125,20 +133,6 @@ class QueuedEngine:
         for ticket in self._queue:
             if not ticket.done():
                 ticket.set_exception(error)
-
-    async def _next(self, deltas: AsyncGenerator[Delta, None], drawing: _Drawing) -> Delta | None:
-        drawing.is_waiting = True
-        try:
-            return await anext(deltas)
-        except StopAsyncIteration:
-            return None
-        except asyncio.CancelledError:
-            if drawing.error is None or drawing.task is None:
-                raise
-            drawing.task.uncancel()
-            raise drawing.error from None
-        finally:
-            drawing.is_waiting = False
 
     async def _enter(self) -> None:
         if self._num_inside < self._limits.max_running:

@@ -1,10 +1,10 @@
-"""Deltas -> OpenAI's chunks -> bytes. in: (choice, Delta) as they come, out: server-sent events.
+"""Deltas -> OpenAI's chunks -> bytes. in: a choice's Delta, out: server-sent events.
 
 The finish reason stands in a chunk of its own without text: OpenChat's web UI closes the stream when it sees it.
 The plain path encodes only the text: everything round it is the same for every chunk of a choice, and encoded once.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -136,40 +136,52 @@ def _headed(kind: type[_Kind], head: StreamHead, choices: Sequence[Any]) -> _Kin
     return chunk
 
 
-async def events(
-    deltas: AsyncIterator[tuple[int, Delta]], head: StreamHead, chunks: Chunks
-) -> AsyncGenerator[bytes, None]:
-    """Give a stream's events: what opens a choice, its texts, its finish reason, usage if asked for, the end.
+class Events:
+    """Writes the events of one stream: what opens a choice, its texts, its finish reason, usage if asked for, the end.
 
-    Guarantees: the texts of a choice's chunks, joined, are the texts of its deltas, joined. Nothing is given before
-    the first delta, so that a fault up to there can still be told with a status.
+    Guarantees: the texts of a choice's chunks, joined, are the texts of its deltas, joined. A token's text is an event
+    of its own wherever it came in a delta of its own.
     """
-    frames = [_frame(chunks, index) for index in range(head.num_choices)]
-    begun = False
-    num_tokens = 0
-    async for index, delta in deltas:
-        if not begun:
-            begun = True
-            for each in range(head.num_choices):
-                if opening := chunks.opening(each):
-                    yield _event(opening)
-        num_tokens += len(delta.token_ids)
-        if chunks.with_logprobs and (delta.text or delta.logprobs):
-            yield _event(chunks.text_with_logprobs(index, delta))
+
+    def __init__(self, head: StreamHead, chunks: Chunks) -> None:
+        self._head = head
+        self._chunks = chunks
+        self._with_logprobs = chunks.with_logprobs
+        self._frames = [_frame(chunks, index) for index in range(head.num_choices)]
+        self._begun = False
+        self._num_tokens = 0
+
+    def of(self, index: int, delta: Delta) -> bytes:
+        """Give the events of a delta; before those of the first, what opens every choice."""
+        self._num_tokens += len(delta.token_ids)
+        if self._begun and delta.finish_reason is None and not self._with_logprobs:
+            before, after = self._frames[index]
+            return before + encode(delta.text) + after if delta.text else b""
+        out: list[bytes] = []
+        if not self._begun:
+            self._begun = True
+            openings = map(self._chunks.opening, range(self._head.num_choices))
+            out += [_event(opening) for opening in openings if opening]
+        if self._with_logprobs and (delta.text or delta.logprobs):
+            out.append(_event(self._chunks.text_with_logprobs(index, delta)))
         elif delta.text:
-            before, after = frames[index]
-            yield before + encode(delta.text) + after
+            before, after = self._frames[index]
+            out += (before, encode(delta.text), after)
         if delta.finish_reason is not None:
-            yield _event(chunks.finish(index, delta.finish_reason))
-    if head.include_usage:
-        end = chunks.end()
+            out.append(_event(self._chunks.finish(index, delta.finish_reason)))
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        """Give what comes after the last delta."""
+        if not self._head.include_usage:
+            return DONE
+        end = self._chunks.end()
         end.usage = Usage(
-            prompt_tokens=head.num_prompt_tokens,
-            completion_tokens=num_tokens,
-            total_tokens=head.num_prompt_tokens + num_tokens,
+            prompt_tokens=self._head.num_prompt_tokens,
+            completion_tokens=self._num_tokens,
+            total_tokens=self._head.num_prompt_tokens + self._num_tokens,
         )
-        yield _event(end)
-    yield DONE
+        return _event(end) + DONE
 
 
 def error_event(error: RequestError) -> bytes:
