@@ -8,7 +8,8 @@ import pytest
 from chat_stub_for_tests import MODEL, answer_to, chat_stub
 
 from ochatctl.bench.run import RunConfig
-from ochatctl.bench.suites.mtbench import read_questions, run_mtbench
+from ochatctl.bench.suites.mtbench import MtBench, run_mtbench
+from ochatctl.bench.suites.mtbench_files import read_questions
 from ochatctl.bench.target import Endpoint
 from ochatctl.cli.output import Output
 from ochatctl.errors import DataError
@@ -37,7 +38,7 @@ def config(base_url: str, out: Path, **changes: Any) -> RunConfig:
 
 def test_answers_are_fastchat_s_rows(questions: Path, tmp_path: Path) -> None:
     with chat_stub() as stub:
-        answers = run_mtbench(questions, config(stub.base_url, tmp_path / "out"), QUIET)
+        answers = run_mtbench(MtBench(questions=questions), config(stub.base_url, tmp_path / "out"), QUIET)
     assert answers.answers == tmp_path / "out" / "model_answer" / f"{MODEL}.jsonl"
     rows = [json.loads(line) for line in answers.answers.read_text().splitlines()]
     assert [row["question_id"] for row in rows] == [row["question_id"] for row in ROWS]
@@ -50,7 +51,7 @@ def test_answers_are_fastchat_s_rows(questions: Path, tmp_path: Path) -> None:
 
 def test_each_category_has_its_temperature_and_a_question_may_have_its_own(questions: Path, tmp_path: Path) -> None:
     with chat_stub() as stub:
-        run_mtbench(questions, config(stub.base_url, tmp_path / "out"), QUIET)
+        run_mtbench(MtBench(questions=questions), config(stub.base_url, tmp_path / "out"), QUIET)
         asked = {request["messages"][-1]["content"]: request["temperature"] for request in stub.requests}
     assert asked["Write a line."] == asked["Now shorter."] == asked["Be a pirate."] == 0.7
     assert asked["1 + 1?"] == 0
@@ -61,27 +62,34 @@ def test_each_category_has_its_temperature_and_a_question_may_have_its_own(quest
 
 def test_the_second_turn_sees_the_first_answer(questions: Path, tmp_path: Path) -> None:
     with chat_stub() as stub:
-        run_mtbench(questions, config(stub.base_url, tmp_path / "out", limit=1), QUIET)
+        run_mtbench(MtBench(questions=questions), config(stub.base_url, tmp_path / "out", limit=1), QUIET)
         contents = [message["content"] for message in stub.requests[-1]["messages"]]
     assert contents == ["Write a line.", answer_to("Write a line."), "Now shorter."]
 
 
 def test_a_question_that_failed_is_left_out_and_asked_again(questions: Path, tmp_path: Path) -> None:
     with chat_stub(faults={"How fast?": ["garbage"]}) as stub:
-        first = run_mtbench(questions, config(stub.base_url, tmp_path / "out"), QUIET)
+        first = run_mtbench(MtBench(questions=questions), config(stub.base_url, tmp_path / "out"), QUIET)
         assert (first.num_answered, first.num_questions) == (5, 6)
         assert first.errors[0].startswith("141, turn 2: RemoteError")
         assert "ERROR" not in first.answers.read_text()
         num_before = len(stub.requests)
-        second = run_mtbench(questions, config(stub.base_url, tmp_path / "out"), QUIET)
+        second = run_mtbench(MtBench(questions=questions), config(stub.base_url, tmp_path / "out"), QUIET)
         assert (second.num_answered, second.errors) == (6, ())
         assert len(stub.requests) == num_before + 1
 
 
 def test_a_finished_run_gives_the_same_file_again(questions: Path, tmp_path: Path) -> None:
     with chat_stub() as stub:
-        first = run_mtbench(questions, config(stub.base_url, tmp_path / "out"), QUIET).answers.read_bytes()
-        assert run_mtbench(questions, config(stub.base_url, tmp_path / "out"), QUIET).answers.read_bytes() == first
+        first = run_mtbench(
+            MtBench(questions=questions), config(stub.base_url, tmp_path / "out"), QUIET
+        ).answers.read_bytes()
+        assert (
+            run_mtbench(
+                MtBench(questions=questions), config(stub.base_url, tmp_path / "out"), QUIET
+            ).answers.read_bytes()
+            == first
+        )
         assert set(stub.num_asked.values()) == {1}
 
 

@@ -38,7 +38,12 @@ class Identity:
     @property
     def slug(self) -> str:
         """The name as part of a file name."""
-        return re.sub(r"[^\w.-]+", "-", self.name).strip("-.") or "model"
+        return slug_of(self.name)
+
+
+def slug_of(name: str) -> str:
+    """Give a model's name as part of a file name."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
 
 
 async def identify(target: Target) -> Identity:

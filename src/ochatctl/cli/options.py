@@ -64,7 +64,7 @@ def command_line(ctx: typer.Context) -> str:
             continue
         flag = [param.opts[0]] if param.param_type_name == "option" else []
         for item in value if isinstance(value, (list, tuple)) else [value]:
-            shown = "KEY" if param.name in ("api_key", "api_keys") else str(item)
+            shown = "KEY" if param.name in ("api_key", "api_keys", "judge_api_key") else str(item)
             words += flag if item is True else [*flag, shlex.quote(shown)]
     return " ".join(words)
 
