@@ -1,6 +1,7 @@
 /** What a person does with a conversation: send, stop, regenerate, edit, continue. */
 
 import { ApiError, chatBody, fetchModels, fetchVersion, streamChat, type Usage } from "./api";
+import { keepFocus } from "./focus";
 import { nextFrame } from "./frame";
 import { newId } from "./ids";
 import { forgetKey } from "./key";
@@ -178,7 +179,9 @@ async function run(entry: Entry, messageId: string): Promise<void> {
     waiting = "";
     if (text) setMessage(entry, messageId, (message) => ({ ...message, content: message.content + text }));
   };
+  const beganAt = performance.now();
   let firstAt = 0;
+  let numPieces = 0;
   let reason = "";
   let usage: Usage | undefined;
   let fault: unknown;
@@ -188,6 +191,7 @@ async function run(entry: Entry, messageId: string): Promise<void> {
     for await (const piece of streamChat(body, mine.abort.signal)) {
       if (piece.kind === "text") {
         firstAt ||= performance.now();
+        numPieces += 1;
         waiting += piece.text;
         callOff ??= nextFrame(show);
       } else if (piece.kind === "finish") reason = piece.reason;
@@ -200,15 +204,12 @@ async function run(entry: Entry, messageId: string): Promise<void> {
   callOff?.();
   show();
   if (mine.abort.signal.aborted) [fault, reason] = [undefined, "stopped"];
-  const seconds = (performance.now() - firstAt) / 1000;
+  const tokensPerSecond = usage && speed(usage.completion_tokens, numPieces, beganAt, firstAt);
   setMessage(entry, messageId, (message) => ({
     ...message,
     ...(reason && { finishReason: reason }),
     ...(usage && { numTokens: (message.numTokens ?? 0) + usage.completion_tokens }),
-    // The first token is the prompt's time.
-    ...(usage &&
-      usage.completion_tokens > 1 &&
-      firstAt && { tokensPerSecond: (usage.completion_tokens - 1) / seconds }),
+    ...(tokensPerSecond && { tokensPerSecond }),
     ...(fault !== undefined && { error: inWords(fault) }),
   }));
   if (entry.run.value === mine) entry.run.value = null;
@@ -222,12 +223,10 @@ async function run(entry: Entry, messageId: string): Promise<void> {
   else if (server.value === "down") void connect();
 }
 
-/** The button that was pressed may be gone: the composer takes the focus then, but for phones, where it calls the keyboard. */
-function keepFocus(): void {
-  nextFrame(() => {
-    if (dialog.value || document.activeElement !== document.body || matchMedia("(pointer: coarse)").matches) return;
-    document.querySelector<HTMLElement>("[data-testid=composer]")?.focus();
-  });
+/** Gives tokens a second without the prompt's time: the first piece, which may hold several tokens, waits for that. */
+function speed(numTokens: number, numPieces: number, beganAt: number, firstAt: number): number {
+  const [share, since] = numPieces > 1 ? [(numPieces - 1) / numPieces, firstAt] : [1, beganAt];
+  return (numTokens * share * 1000) / Math.max(1, performance.now() - since);
 }
 
 function afterFault(fault: ApiError, entry: Entry, messageId: string): void {
@@ -251,6 +250,7 @@ export const waits = new Map<string, number>();
 
 function inWords(fault: unknown): string {
   if (!(fault instanceof ApiError)) return `Something went wrong in this page: ${String(fault)}`;
+  if (fault.status === 401) return "The server wants an API key.";
   if (fault.code === "context_length_exceeded") return `${fault.message} Start a new chat, or edit an earlier message.`;
   return fault.message;
 }

@@ -1,5 +1,6 @@
 /** The conversations: opening, saving, what other tabs did, renaming, deleting, importing, exporting. */
 
+import { focusComposer, keepFocus } from "./focus";
 import { exportOpenAI, exportShareGPT, importFile } from "./formats";
 import { newId } from "./ids";
 import { announce, notify } from "./notices";
@@ -47,6 +48,7 @@ export async function loadLibrary(): Promise<void> {
 /** Changes a conversation and has it saved. `at`: the change is one that a list sorted by time shows. */
 export function change(entry: Entry, edit: (conversation: Conversation) => Conversation, at = Date.now()): void {
   entry.conversation.value = { ...edit(entry.conversation.value), updated: at };
+  if (entry.isGone) return;
   entry.isDirty = true;
   entries.set(entry.conversation.value.id, entry);
   if (!timers.has(entry))
@@ -108,6 +110,7 @@ async function heard(notice: Notice): Promise<void> {
     if (entry.run.value || entry.isDirty) return; // it is written here, and comes back with the next save
     entries.delete(notice.id);
     if (current.value === entry) {
+      if (!entry.conversation.value.messages.length) return;
       newChat();
       notify("The chat was deleted in another tab.");
     }
@@ -165,7 +168,7 @@ export function newChat(): void {
   editing.value = null;
   current.value = newEntry(newConversation());
   if (location.hash !== "#/" && location.hash !== "") history.pushState(null, "", "#/");
-  document.querySelector<HTMLElement>("[data-testid=composer]")?.focus();
+  focusComposer();
 }
 
 /** Gives the conversation its address, once there is something to come back to. */
@@ -190,6 +193,7 @@ export async function rename(id: string, title: string): Promise<void> {
 export async function remove(id: string): Promise<void> {
   const entry = await entryOf(id);
   if (!entry) return;
+  entry.isGone = true;
   entry.run.value?.abort.abort();
   window.clearTimeout(timers.get(entry));
   timers.delete(entry);
@@ -200,6 +204,7 @@ export async function remove(id: string): Promise<void> {
   await storage?.remove(id);
   await refresh();
   if (isShown) newChat();
+  keepFocus();
   const { conversation } = entry;
   notify(`Deleted “${conversation.value.title}”.`, {
     undo: () => void putBack(conversation.value, isShown),

@@ -24,6 +24,8 @@ export type Entry = {
   /** The revision in storage that this one comes from; 0: not stored yet. */
   revision: number;
   isDirty: boolean;
+  /** It was deleted: what still comes for it is not kept. */
+  isGone: boolean;
 };
 
 export type Toast = {
@@ -69,6 +71,7 @@ export function newEntry(conversation: Conversation, revision = 0): Entry {
     remoteUntil: signal(0),
     revision,
     isDirty: false,
+    isGone: false,
   };
 }
 

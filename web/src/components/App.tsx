@@ -1,6 +1,7 @@
 import { useEffect } from "preact/hooks";
 import { stop } from "../actions";
 import { UNREACHABLE } from "../api";
+import { focusComposer } from "../focus";
 import { newChat } from "../library";
 import { announcement, current, dialog, isLoaded, model, server, sidebarIsOpen, storageFault } from "../state";
 import { Composer } from "./Composer";
@@ -120,7 +121,7 @@ function onKey(event: KeyboardEvent): void {
   } else if (isCommand && key === "/") {
     dialog.value = "shortcuts";
   } else if (key === "/" && !isTyping && !dialog.value) {
-    document.querySelector<HTMLElement>("[data-testid=composer]")?.focus();
+    focusComposer();
   } else {
     return;
   }

@@ -3,7 +3,7 @@ import { send } from "../actions";
 import { copyText } from "../clipboard";
 import { announce } from "../notices";
 import { followEnd, isAtEnd, jumpToEnd } from "../scrolling";
-import { current, editing, model, server, version } from "../state";
+import { current, editing, isLoaded, model, server, version } from "../state";
 import { Icon, Logo } from "./Icons";
 import { MessageView } from "./Message";
 
@@ -38,7 +38,7 @@ export function Thread() {
         onClick={copyCode}
       >
         <div ref={column} class="column" key={id}>
-          {messages.length === 0 && <Empty />}
+          {isLoaded.value && messages.length === 0 && <Empty />}
           {messages.map((message, index) => {
             const isLast = index === messages.length - 1;
             const isOpen = isRemote && isLast && !message.finishReason && !message.error;
