@@ -11,7 +11,7 @@ function dom(html: string): HTMLElement {
 }
 
 const TAGS = new Set(
-  "a blockquote br button code del div em h3 h4 h5 h6 hr input li ol p pre s span strong table tbody td th thead tr ul".split(
+  "a blockquote br button code del div em h2 hr input li ol p pre s span strong table tbody td th thead tr ul".split(
     " ",
   ),
 );
@@ -61,7 +61,7 @@ describe("nothing that a model writes can run", () => {
 describe("what Markdown becomes", () => {
   it.each([
     ["**b** *i* `c` ~~s~~", "<p><strong>b</strong> <em>i</em> <code>c</code> <s>s</s></p>\n"],
-    ["# one\n###### six", "<h3>one</h3>\n<h6>six</h6>\n"],
+    ["# one\n###### six", '<h2 class="level-1">one</h2>\n<h2 class="level-6">six</h2>\n'],
     ["a\nb", "<p>a<br>\nb</p>\n"],
     ["2 < 3 & <b>4</b>", "<p>2 &lt; 3 &amp; &lt;b&gt;4&lt;/b&gt;</p>\n"],
     ["[x](/v1/models)", "<p>[x](/v1/models)</p>\n"],

@@ -57,7 +57,7 @@ const SAFE_LINK = /^(?:https?:\/\/|mailto:)[^\s]/i;
 const TASK = /^\[([ xX])\](?=\s)/;
 
 const ALLOWED_TAGS = [
-  ..."a blockquote br button code del div em h3 h4 h5 h6 hr input li ol p pre s span strong".split(" "),
+  ..."a blockquote br button code del div em h2 hr input li ol p pre s span strong".split(" "),
   ..."table tbody td th thead tr ul".split(" "),
 ];
 const PLAIN_ATTR = "aria-label checked class data-copy disabled rel role scope start tabindex target title type".split(
@@ -111,11 +111,10 @@ md.renderer.rules.table_open = () =>
   '<div class="table-scroll" tabindex="0" role="region" aria-label="Table"><table>\n';
 md.renderer.rules.table_close = () => "</table></div>\n";
 
-/** The page's own headings are above those of a reply. */
+/** The page's title is the one above them. What a model skips between its levels would mislead a screen reader. */
 function heading(tokens: Token[], index: number): string {
   const token = tokens[index] as Token;
-  const level = Math.min(6, Number(token.tag.slice(1)) + 2);
-  return token.nesting === 1 ? `<h${level}>` : `</h${level}>\n`;
+  return token.nesting === 1 ? `<h2 class="level-${token.tag.slice(1)}">` : "</h2>\n";
 }
 md.renderer.rules.heading_open = heading;
 md.renderer.rules.heading_close = heading;
