@@ -59,9 +59,9 @@ class Stage:
     name = "echo"
     unsupported: frozenset[str] = frozenset({"json_schema"})
 
-    def __init__(self, *, context_tokens: int = 32_768) -> None:
+    def __init__(self, family_name: str, *, context_tokens: int) -> None:
         self.context_tokens = context_tokens
-        self._tokenizer = byte_tokenizer(get_family("openchat_v3.2"))
+        self._tokenizer = byte_tokenizer(get_family(family_name))
         self._answers: list[EchoEngine] = []
         self._dead = False
         # What it was asked for, in order: the prompt's text and the spec.
@@ -69,9 +69,7 @@ class Stage:
         self.num_running = 0
         self.num_aborted = 0
 
-    def say(
-        self, *texts: str, delay_seconds: float = 0.0, fail_after_tokens: int | None = None, chunk_chars: int = 1
-    ) -> None:
+    def say(self, *texts: str, delay_seconds: float = 0.0, fail_after_tokens: int | None = None) -> None:
         """Set the next answers; after the last, questions are echoed again."""
         self._answers = [
             EchoEngine(
@@ -102,7 +100,9 @@ class Stage:
     async def generate(self, prompt_ids: Sequence[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
         self.check_alive()
         self.asked.append((self._tokenizer.decode(prompt_ids), spec))
-        engine = self._answers.pop(0) if self._answers else EchoEngine(self._tokenizer, context_tokens=32_768)
+        engine = (
+            self._answers.pop(0) if self._answers else EchoEngine(self._tokenizer, context_tokens=self.context_tokens)
+        )
         await engine.start()
         self.num_running += 1
         try:
@@ -117,10 +117,12 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(**settings: Any) -> Iterator[tuple[Served, Stage]]:
+def staged(
+    family_name: str = "openchat_v3.2", *, context_tokens: int = 32_768, **settings: Any
+) -> Iterator[tuple[Served, Stage]]:
     """Serve a stage until the block ends."""
-    stage = Stage()
-    with serving(engine=stage, **settings) as served:
+    stage = Stage(family_name, context_tokens=context_tokens)
+    with serving(family_name, engine=stage, **settings) as served:
         yield served, stage
 
 
@@ -158,10 +160,12 @@ class Visit:
         return self.last()
 
     def until(self, script: str, arg: Any = None, timeout_seconds: float = 15) -> None:
-        """Wait until a script gives something true. Playwright's way has the page evaluate text: its CSP forbids that."""
+        """Wait until a script gives something true. Playwright's own way would be refused by the page's CSP."""
         end = time.monotonic() + timeout_seconds
         while not self.page.evaluate(script, arg):
-            assert time.monotonic() < end, f"not within {timeout_seconds} s: {script}\n{self.page.inner_text('body')}"
+            assert time.monotonic() < end, (
+                f"not within {timeout_seconds} s: {script}\n{self.page.inner_text('body')[-2000:]}"
+            )
             self.page.wait_for_timeout(15)
 
     def reply_to(self, text: str) -> Any:
@@ -195,9 +199,10 @@ class Visit:
 @contextlib.contextmanager
 def visiting(browser: Any, origin: str, *, path: str = "/", wait: bool = True, **settings: Any) -> Iterator[Visit]:
     """Open the page in a fresh profile until the block ends; then nothing forbidden has happened."""
-    settings = {"viewport": DESKTOP, "permissions": ["clipboard-read", "clipboard-write"]} | settings
+    usual = {"viewport": DESKTOP, "permissions": ["clipboard-read", "clipboard-write"], "reduced_motion": "reduce"}
+    settings = usual | settings
     allowed = settings.pop("allowed", ())
-    context = browser.new_context(base_url=origin, reduced_motion="reduce", **settings)
+    context = browser.new_context(base_url=origin, **settings)
     context.set_default_timeout(15_000)
     context.add_init_script(_WATCH)
     page = context.new_page()

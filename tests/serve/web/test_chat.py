@@ -37,10 +37,10 @@ def test_a_reply_streams_as_markdown_with_code_to_copy(visit: Visit, stage: Stag
     reply = f"# Sorting\n\nUse **sorted**:\n\n```python\n{code}\n```\n\n{table}"
     stage.say(reply, delay_seconds=0.004)
     visit.ask("How do I sort?")
-    visit.until("document.querySelector('[data-testid=message][data-state=streaming] h3')")
+    visit.until("document.querySelector('[data-testid=message][data-state=streaming] h2')")
     assert "return" not in visit.last("content").inner_text()  # it grows
     visit.wait()
-    assert visit.last().locator("h3").inner_text() == "Sorting"
+    assert visit.last().locator("h2").inner_text() == "Sorting"
     assert visit.last().locator("pre code .hljs-keyword").first.inner_text() == "def"
     assert visit.last().locator("td").all_inner_texts() == ["1", "2"]
     visit.last().locator("button[data-copy]").click()
