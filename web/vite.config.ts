@@ -1,4 +1,4 @@
-import { defineConfig } from "vite";
+import { defineConfig } from "vitest/config";
 
 const server = process.env.OCHATCTL_SERVER ?? "http://localhost:18888";
 
@@ -15,6 +15,8 @@ export default defineConfig({
     sourcemap: false,
     license: { fileName: "licenses.md" },
   },
+  // A busy machine is no fault.
+  test: { testTimeout: 60_000 },
   server: {
     proxy: Object.fromEntries(["/v1", "/version", "/health", "/ready"].map((path) => [path, server])),
   },

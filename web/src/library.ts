@@ -110,7 +110,6 @@ async function heard(notice: Notice): Promise<void> {
     if (entry.run.value || entry.isDirty) return; // it is written here, and comes back with the next save
     entries.delete(notice.id);
     if (current.value === entry) {
-      if (!entry.conversation.value.messages.length) return;
       newChat();
       notify("The chat was deleted in another tab.");
     }
