@@ -5,7 +5,7 @@ import random
 
 from starlette.types import Message
 
-from ochatctl.serve.event_writer import COMMENT, EventWriter
+from ochatctl.serve.event_writer import COMMENT, EventWriter, Pace
 
 
 class Wire:
@@ -23,6 +23,12 @@ class Wire:
         self.ended = not message.get("more_body")
 
 
+def among(num_others: int) -> Pace:
+    pace = Pace()
+    pace.num_streams = num_others
+    return pace
+
+
 def event(number: int) -> bytes:
     return b"data: %d\n\n" % number
 
@@ -30,7 +36,7 @@ def event(number: int) -> bytes:
 def test_a_slow_stream_has_each_event_at_once() -> None:
     async def run() -> list[bytes]:
         wire = Wire()
-        writer = EventWriter(wire.send, keep_alive_seconds=60)
+        writer = EventWriter(wire.send, among(50), keep_alive_seconds=60)
         for number in range(4):
             await writer.write(event(number))
             assert wire.bodies[-1] == event(number)
@@ -45,7 +51,7 @@ def test_a_slow_stream_has_each_event_at_once() -> None:
 def test_a_fast_stream_is_whole_in_fewer_writes_and_in_order() -> None:
     async def run() -> Wire:
         wire = Wire()
-        writer = EventWriter(wire.send, keep_alive_seconds=60)
+        writer = EventWriter(wire.send, among(50), keep_alive_seconds=60)
         draw = random.Random(0)
         for number in range(300):
             await writer.write(event(number))
@@ -63,7 +69,7 @@ def test_a_fast_stream_is_whole_in_fewer_writes_and_in_order() -> None:
 def test_what_waits_is_written_though_nothing_comes_after_it() -> None:
     async def run() -> list[bytes]:
         wire = Wire()
-        writer = EventWriter(wire.send, keep_alive_seconds=60)
+        writer = EventWriter(wire.send, among(50), keep_alive_seconds=60)
         await writer.write(event(0))
         await writer.write(event(1))
         assert wire.bodies == [event(0)]
@@ -79,7 +85,7 @@ def test_what_waits_is_written_though_nothing_comes_after_it() -> None:
 def test_a_client_that_does_not_read_holds_up_the_stream_and_gets_all_in_order() -> None:
     async def run() -> tuple[int, Wire]:
         wire = Wire()
-        writer = EventWriter(wire.send, keep_alive_seconds=0.02)
+        writer = EventWriter(wire.send, among(50), keep_alive_seconds=0.02)
         num_written = 0
 
         async def feed() -> None:
@@ -106,7 +112,7 @@ def test_a_client_that_does_not_read_holds_up_the_stream_and_gets_all_in_order()
 def test_a_silent_stream_gets_comments_until_it_is_stopped() -> None:
     async def run() -> tuple[list[bytes], int]:
         wire = Wire()
-        writer = EventWriter(wire.send, keep_alive_seconds=0.02)
+        writer = EventWriter(wire.send, among(50), keep_alive_seconds=0.02)
         await writer.write(event(0))
         async with asyncio.timeout(5):
             while len(wire.bodies) < 3:
@@ -119,3 +125,20 @@ def test_a_silent_stream_gets_comments_until_it_is_stopped() -> None:
     bodies, num_late = asyncio.run(run())
     assert bodies[:3] == [event(0), COMMENT, COMMENT]
     assert num_late == 0
+
+
+def test_a_stream_alone_is_not_held_back_and_one_that_is_over_is_not_counted() -> None:
+    async def run() -> tuple[float, float, Pace]:
+        wire, pace = Wire(), Pace()
+        writer = EventWriter(wire.send, pace, keep_alive_seconds=60)
+        alone = pace.pause_seconds
+        others = [EventWriter(wire.send, pace, keep_alive_seconds=60) for _ in range(999)]
+        many = pace.pause_seconds
+        for each in (writer, *others):
+            each.stop()
+        return alone, many, pace
+
+    alone, many, pace = asyncio.run(run())
+    assert alone <= 0.0005
+    assert 0.01 < many < 0.1
+    assert pace.num_streams == 0

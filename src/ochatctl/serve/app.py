@@ -34,7 +34,7 @@ from ochatctl.serve.choices import draw
 from ochatctl.serve.completions import CompletionForm
 from ochatctl.serve.config import AppConfig
 from ochatctl.serve.errors import as_request_error, error_response
-from ochatctl.serve.event_writer import EventWriter
+from ochatctl.serve.event_writer import EventWriter, Pace
 from ochatctl.serve.forms import AskT, ChatForm, Form, Gathered
 from ochatctl.serve.gate import Gate, Gatekeeper
 from ochatctl.serve.keys import KeyRing
@@ -72,8 +72,11 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
     metrics.watch(queued, log)
     preparer = Preparer(engine=engine, family=family, tokenizer=tokenizer, config=config)
     spell = TokenSpeller(tokenizer, config.stop_token_ids)
-    chats = Answering(engine=engine, form=ChatForm(preparer=preparer, spell=spell), config=config)
-    completions = Answering(engine=engine, form=CompletionForm(preparer=preparer, spell=spell), config=config)
+    pace = Pace()
+    chats = Answering(engine=engine, form=ChatForm(preparer=preparer, spell=spell), pace=pace, config=config)
+    completions = Answering(
+        engine=engine, form=CompletionForm(preparer=preparer, spell=spell), pace=pace, config=config
+    )
     tokenizing = Tokenizing(preparer=preparer, config=config)
     page = read_page() if config.web else {}
     prefix = config.root_path.rstrip("/")
@@ -222,6 +225,7 @@ class Answering(Generic[AskT]):
 
     engine: Engine
     form: Form[AskT]
+    pace: Pace
     config: AppConfig
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -294,7 +298,7 @@ class Answering(Generic[AskT]):
                     if writer is None:
                         headers = [*_STREAM_HEADERS, *_warning(prepared)]
                         await send({"type": "http.response.start", "status": 200, "headers": headers})
-                        writer = EventWriter(send, keep_alive_seconds=self.config.limits.keep_alive_seconds)
+                        writer = EventWriter(send, self.pace, keep_alive_seconds=self.config.limits.keep_alive_seconds)
                         stack.callback(writer.stop)
                     await writer.write(events.of(index, delta))
                 last = events.end()
