@@ -8,6 +8,7 @@
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class Journal:
     """The journal of one run, open for appending; only one process may hold it.
 
     `settings` is everything that an answer depends on. A journal that was begun with others is refused, and what
-    differs is named; with `yes` it is overwritten.
+    differs is named; with `yes` it is begun anew, and what it held stands beside it, for answers may have cost money.
 
     Raises:
         UsageProblem: other settings, or another process writes it.
@@ -108,6 +109,7 @@ class Journal:
         if header is not None and header.get("digest") != digest(settings):
             if not yes:
                 raise _refused(self.path, header, settings)
+            _set_aside(self._file, self.path, header)
             header, records, good_bytes = None, [], 0
         self._file.truncate(good_bytes if header is not None else 0)
         self._file.seek(0, 2)
@@ -194,6 +196,13 @@ def _refused(path: Path, header: dict[str, Any], settings: dict[str, Any]) -> Us
         f"`{path}` was begun with other settings: {named or 'its digest differs'}",
         hint="choose another `--out`, or add `--yes` to overwrite it",
     )
+
+
+def _set_aside(file: IO[bytes], path: Path, header: dict[str, Any]) -> None:
+    """Copy a journal that is to be overwritten to a name with its digest."""
+    file.seek(0)
+    name = f"{path.stem}.{str(header.get('digest'))[:8]}{path.suffix}"
+    path.with_name(re.sub(r"[^\w.-]", "-", name)).write_bytes(file.read())
 
 
 def _shown(value: Any) -> str:

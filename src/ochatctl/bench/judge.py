@@ -22,7 +22,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -184,7 +184,8 @@ async def preflight(config: JudgeConfig, ask: Ask, needs: Collection[str] = ()) 
     refused: dict[str, str] = {}
     hello = Conversation(id=_PREFLIGHT, messages=(Message(role="user", content="Say OK."),))
     while True:
-        client = _client(config, Dialect(renamed=renamed))
+        # Nobody waits half a minute to hear that an address is wrong.
+        client = _client(replace(config, patience=replace(config.patience, max_retries=2)), Dialect(renamed=renamed))
         try:
             reply = await client.complete(hello, asked)
             break
@@ -257,8 +258,6 @@ async def _collect(
     purse: Purse,
 ) -> None:
     dialect, refused = await preflight(config, missing[0].ask, needs)
-    for name, what in refused.items():
-        watch.note(f"the judge refuses `{name}`: {what}")
     journal.append(Record(id=_PREFLIGHT, text=json.dumps(refused)))
     pace = Pace(config.concurrency)
     client = _client(config, dialect, pace.busy)

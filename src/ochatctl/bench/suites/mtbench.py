@@ -1,7 +1,8 @@
 """MT-bench: two-turn questions to a model, its answers to a judge.
 
 in: FastChat's files and a target, out: in the run's folder `journal.jsonl`, `model_answer/NAME.jsonl`, and with a judge
-`judgments/JUDGE.jsonl` (as they came), `model_judgment/JUDGE_single.jsonl` or `JUDGE_pair.jsonl`, `report.json`
+`judgments/JUDGE.jsonl` (as they came), `model_judgment/JUDGE_single.jsonl` or `JUDGE_pair.jsonl`, `report.json` and
+`questions.jsonl`, and the latter again in `scores/JUDGE_single/`
 
 Source: lm-sys/FastChat, `fastchat/llm_judge/`.
 """
@@ -168,7 +169,9 @@ async def _run(
         num_prompt_tokens=sum(record.num_prompt_tokens for record in answered.records),
         num_answer_tokens=sum(record.num_answer_tokens for record in answered.records),
     )
+    # Of the last judge and mode; the others' stay beside it.
     write_result(answered.out_dir, result)
+    write_result(answered.out_dir / "scores" / judged.path.stem, result)
     report = replace(
         report,
         judge=judged.judge,
