@@ -30,7 +30,11 @@ class ByteTokenizer:
         return ord(token) if len(token) == 1 and token.isascii() else None
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return bytes(index for index in token_ids if index < _NUM_BYTES).decode("utf-8", errors="replace")
+        try:
+            found = bytes(token_ids)
+        except ValueError:  # control tokens among them
+            found = bytes(index for index in token_ids if index < _NUM_BYTES)
+        return found.decode("utf-8", errors="replace")
 
     def token_text(self, token_id: int) -> str:
         if token_id < _NUM_BYTES:

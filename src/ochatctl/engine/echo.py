@@ -95,13 +95,13 @@ class EchoEngine:
             raise RunError(f"the engine `{self.name}` failed after {num_tokens} tokens, as it was told to")
 
     def _last_message(self, prompt_ids: Sequence[int], stop_token_ids: Sequence[int]) -> list[int]:
-        ends = [index for index, token_id in enumerate(prompt_ids) if token_id in stop_token_ids]
-        if not ends:
+        stops, controls = frozenset(stop_token_ids), self._tokenizer.control_ids
+        # From the end, where they stand: prompts of benchmarks have thousands of tokens.
+        end = next((index for index in range(len(prompt_ids) - 1, -1, -1) if prompt_ids[index] in stops), None)
+        if end is None:
             return self._tokenizer.encode_text(self._tokenizer.decode(prompt_ids))
-        start = ends[-1]
-        while start > 0 and prompt_ids[start - 1] not in self._tokenizer.control_ids:
-            start -= 1
-        text = self._tokenizer.decode(prompt_ids[start : ends[-1]])
+        start = next((index + 1 for index in range(end - 1, -1, -1) if prompt_ids[index] in controls), 0)
+        text = self._tokenizer.decode(prompt_ids[start:end])
         if not text.startswith("\n"):  # a prefix made of control tokens leaves only the line breaks after it
             marks = [index for mark in ":\n" if (index := text.find(mark)) >= 0]
             text = text[min(marks, default=-1) + 1 :]
