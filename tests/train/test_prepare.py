@@ -84,7 +84,10 @@ def test_a_dry_run_plans_and_touches_nothing(base: Path, prefix: Path, tmp_path:
     assert plan["launcher"][1:3] == ["-m", "torch.distributed.run"]
     assert "learning rate" in result.stderr
     assert "so that an epoch has several steps" in result.stderr
-    assert str(plan["num_steps"]) in dry_run(base, prefix, tmp_path / "o", "--gpus", 2, "--epochs", 3).stdout
+    shown = dry_run(base, prefix, tmp_path / "o", "--gpus", 2, "--epochs", 3, "--lr", 0.01).stdout
+    assert f"lr 0.01 after 2 steps of warm-up, by a cosine to 0.001 at step {plan['num_steps']}" in shown
+    words = ("--model", base, "--data", prefix, "--out", tmp_path / "o", "--gpu-memory", 80)
+    assert "`--gpu-memory` plans for GPUs elsewhere" in call(*words).stderr
 
 
 def test_the_run_file_carries_a_config_unchanged(base: Path, prefix: Path, tmp_path: Path) -> None:
@@ -125,6 +128,7 @@ def test_a_batch_for_everything_is_done_and_said(base: Path, prefix: Path, tmp_p
         (("--family", "chatml"), 3, "packed for `openchat_v3.2`"),
         (("--family", "openchat_v3.3"), 3, "did you mean `openchat_v3.2"),
         (("--lr", 0), 3, "`lr` is `0.0`, not above 0"),
+        (("--set", "lr=1e-5"), 3, "--set: unknown key `lr`; did you mean `optim.lr`?"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(

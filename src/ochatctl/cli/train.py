@@ -33,7 +33,7 @@ class TrainCommand(OchatCommand):
         "What to train": ("preset", "sets", "model", "family", "data", "out"),
         "Where": ("gpus", "cpu", "strategy", "zero", "deepspeed_config", "nodes", "node_rank", "rdzv", "timeout"),
         "Batch and learning rate": ("epochs", "lr", "batch_size_per_gpu", "batch_tokens", "accumulation", "compat"),
-        "Memory and speed": ("offload", "ac", "compile"),
+        "Memory and speed": ("precision", "offload", "ac", "compile"),
         "Adapters and context": ("lora", "lora_save", "train_embeddings", "quantize", "rope_scaling"),
         "Evaluating and logging": ("eval_every", "eval_data", "logger"),
         "Saving and going on": ("save_every", "keep", "resume", "grace", "max_bad_steps", "selfcheck"),
@@ -71,7 +71,7 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A key of a preset and its TOML value, as `optim.lr=2e-5`.",
+            help="A key of a preset and its TOML value, as `optim.warmup_ratio=0.03`.",
         ),
     ] = None,
     model: MaybeModel = None,
@@ -147,6 +147,10 @@ def train(
             help="What waits in main memory; `all`: the weights too, with `--zero 3`.",
         ),
     ] = "none",
+    precision: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"],
+        typer.Option("--precision", help="What is computed in; auto: bfloat16 on GPUs that have it, else float16."),
+    ] = "auto",
     ac: Annotated[
         Literal["none", "selective", "full", "auto"],
         typer.Option(

@@ -17,8 +17,18 @@ def describe_plan(plan: "RunPlan") -> str:
         f"{plan.num_steps} steps in {c.num_epochs} epochs of {plan.num_rows} conversations, "
         f"{plan.num_tokens_per_epoch} tokens; {c.num_ranks} x {c.batch_tokens} tokens a batch "
         f"({plan.efficiency_ratio:.1%} full), accumulation {c.accumulation_steps}; "
-        f"{c.strategy}, {c.device}, {c.dtype}, lr {c.optim.lr:.3g}"
+        f"{c.strategy}, {c.device}, {c.dtype}, lr {c.optim.lr:.3g}{_schedule(plan)}"
     )
+
+
+def _schedule(plan: "RunPlan") -> str:
+    """Say how the learning rate runs over the steps."""
+    from ochatctl.train.schedule import warmup_steps
+
+    optim = plan.config.optim
+    warmup = warmup_steps(plan.num_steps, optim.warmup_ratio)
+    rises = f" after {warmup} step{'s' if warmup > 1 else ''} of warm-up" if warmup else ""
+    return f"{rises}, by a cosine to {optim.lr * optim.min_lr_ratio:.3g} at step {plan.num_steps}"
 
 
 def describe_dry_run(plan: "RunPlan") -> str:

@@ -53,6 +53,9 @@ from ochatctl.train.request import Source, TrainRequest, sources_of
 from ochatctl.train.save_every import read_save_every
 from ochatctl.train.schedule import auto_lr
 
+# What two resume checkpoints may take before it is said how to take less.
+_MUCH_BYTES = 100_000_000_000
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochPlan:
@@ -104,10 +107,12 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         RemoteError: the hub failed.
     """
     model, data, out = _named(request)
+    if gpu_memory_gb is not None and not is_dry_run:
+        raise UsageProblem("`--gpu-memory` plans for GPUs elsewhere, with `--dry-run` alone", hint="add `--dry-run`")
     notes: list[str] = []
     check_quant_extra(request, is_dry_run=is_dry_run)
     device, num_ranks = place(request, notes, is_dry_run=is_dry_run)
-    strategy = choose_strategy(request, notes, is_dry_run=is_dry_run)
+    strategy = choose_strategy(request, notes, device=device, is_dry_run=is_dry_run)
     if request.node_rank == 0:
         check_out(request, out)
     num_ranks *= request.nodes
@@ -131,7 +136,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     evaluation = plan_eval(request, data_path, model_dir, notes)
     size = read_model(model_dir)
     zero_stage = (3 if request.offload == "all" else 2) if request.zero is None else request.zero
-    dtype = choose_precision(device, gpus() if gpu_memory_gb is None else (), notes)
+    dtype = choose_precision(device, gpus() if gpu_memory_gb is None else (), notes, asked=request.precision)
     spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks, dtype=dtype, model=size)
     rank_device = find_device(on_cpu=request.cpu, num_ranks=num_ranks // request.nodes, gpu_memory_gb=gpu_memory_gb)
     batch = choose_batch(
@@ -161,7 +166,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         offload=request.offload,
         compat=request.compat,
         deepspeed=request.deepspeed,
-        device="cpu" if device == "cpu" else "cuda",
+        device=device,
         dtype=dtype,
         num_ranks=num_ranks,
         num_epochs=request.epochs,
@@ -235,8 +240,16 @@ def _disk_need(choice: Choice, saved_bytes: int, num_parameters: int, notes: lis
         each = resume_bytes(config, num_parameters)
         notes.append(
             f"resume checkpoints: {each / 1e9:.2f} GB each, {config.keep} kept and one more while it is written"
+            + (_fewer(config) if (config.keep + 1) * each >= _MUCH_BYTES else "")
         )
     return disk_need(config, num_parameters=num_parameters, model_bytes=saved_bytes)
+
+
+def _fewer(config: TrainConfig) -> str:
+    """Say what to lower where that is a lot."""
+    less = ["`--keep 1`"] if config.keep > 1 else []
+    less.append(f"`--save-every {config.num_epochs}epochs` writes none but when it is told to stop")
+    return ", a lot of disk at the peak; to lower it: " + ", ".join(less)
 
 
 def _named(request: TrainRequest) -> tuple[str, str, Path]:

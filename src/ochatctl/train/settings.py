@@ -30,6 +30,7 @@ def read_request(*, preset: str | None = None, sets: Sequence[str] = (), flags: 
     typed = [("--set", read_set(text)[1]) for text in sets]
     given = [_from_flag(name, value) for name, value in (flags or {}).items() if value is not None]
     for source, table in below + typed:
+        _refuse_bare_keys(table, source)
         build(TrainRequest, table, where=source)
     path = merge([table for _, table in below + typed + given]).get("deepspeed_config")
     differences: tuple[Difference, ...] = ()
@@ -46,6 +47,15 @@ def read_request(*, preset: str | None = None, sets: Sequence[str] = (), flags: 
     sources = {key: source for source, table in below + typed + given for key in leaves(table)}
     base = Base(preset=preset, sets=tuple(sets), request=request, sources=sources, differences=differences)
     return replace(whole, base=base)
+
+
+def _refuse_bare_keys(table: _Table, source: str) -> None:
+    """Name the table of a key that stands outside it, as `lr` for `optim.lr`."""
+    keys = flat(TrainRequest())
+    for name in table:
+        whole = next((key for key in keys if key.endswith(f".{name}")), None)
+        if whole is not None and name not in {key.partition(".")[0] for key in keys}:
+            raise ConfigError(f"{source}: unknown key `{name}`; did you mean `{whole}`?")
 
 
 def _from_flag(name: str, value: Any) -> tuple[str, _Table]:
