@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tokenizers_for_tests import model_dir
 
+ENDED = "and the model has ended it, with its end-of-turn token"
 VERBATIM = "the reply is, word for word, the answer that it was trained on"
 
 
@@ -85,6 +86,7 @@ def test_the_chain_from_scratch_recites_what_it_was_trained_on_and_resumes(tmp_p
     assert done.returncode == 0, done.stdout
     assert time.monotonic() - start <= 240, done.stdout
     assert VERBATIM in done.stdout
+    assert ENDED in done.stdout
     steps = re.findall(r"^\$ ochatctl ((?:data |bench )?[\w-]+)", done.stdout, re.MULTILINE)
     assert steps == ["data clean", "make-base", "add-eot", "data pack", "train", "serve", "chat", "bench suite"]
     assert "go on with: ochatctl chat --model quickstart/run" in done.stdout
@@ -132,6 +134,7 @@ def test_the_chain_on_a_real_model_works_with_both_engines(tmp_path: Path) -> No
     assert sum(row["tokens"] for row in steps) <= 6000
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
     assert "ochatctl is a Python toolkit" in done.stdout.partition("$ ochatctl chat")[2].partition("trained answer")[0]
+    assert ENDED in done.stdout, "a real base learns the new token last"
 
     pytest.importorskip("vllm")
     other = quickstart("--model", model, "--engine", "vllm", cwd=tmp_path, timeout=900)
