@@ -21,7 +21,7 @@ ADAPTER = "pirate"
 FAMILY = "chatml"
 T = TypeVar("T")
 
-needs_vllm = [
+VLLM_MARKS = [
     pytest.mark.slow,
     # Looked for, not imported: that takes ten seconds, which a run that leaves these tests out would pay too.
     pytest.mark.skipif(not has("vllm"), reason="vLLM is not installed"),
@@ -29,6 +29,13 @@ needs_vllm = [
     # vLLM's own imports and processes are not ours to keep free of warnings.
     pytest.mark.filterwarnings("default"),
 ]
+
+
+def needs_vllm(test: T) -> T:
+    """Mark a test that needs it."""
+    for mark in VLLM_MARKS:
+        test = mark(test)
+    return test
 
 
 @dataclass(frozen=True, kw_only=True)

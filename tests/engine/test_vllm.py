@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from engine.contract import LAWS, Case, ask
-from vllm_for_tests import ServedVllm, needs_vllm
+from vllm_for_tests import VLLM_MARKS, ServedVllm
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.engine.vllm import VllmEngine
 from ochatctl.errors import ConfigError, DataError
 
-pytestmark = needs_vllm
+pytestmark = VLLM_MARKS
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,18 @@ from typing import Any, Literal
 
 import httpx
 import pytest
-from pydantic import BaseModel
 from serving_for_tests import byte_tokenizer, serving
-from vllm_for_tests import ADAPTER, MODEL, needs_vllm
+from vllm_for_tests import ADAPTER, MODEL, VLLM_MARKS
 
 from ochatctl.chat.families import get_family
 
+pydantic = pytest.importorskip("pydantic", reason="it comes with OpenAI's client, which is not installed")
 pytestmark = pytest.mark.slow
 FAMILY = get_family("openchat_v3.2")
 ASKED: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Wörld 🌍, hello!"}]
 
 
-class Ship(BaseModel):
+class Ship(pydantic.BaseModel):
     """What an answer is to be."""
 
     kind: Literal["sloop", "brig"]
@@ -67,7 +67,7 @@ def openai_client(url: str) -> Any:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
-@pytest.fixture(scope="module", params=["echo", "hf", pytest.param("vllm", marks=needs_vllm)])
+@pytest.fixture(scope="module", params=["echo", "hf", pytest.param("vllm", marks=VLLM_MARKS)])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     if request.param == "vllm":
         served = request.getfixturevalue("served_vllm").served

@@ -17,8 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-
-from ochatctl.extras import has
+from vllm_for_tests import MODEL, ServedVllm, needs_vllm
 
 SCRIPT = Path(__file__).parent.parent / "scripted_server_for_tests.py"
 CHAT = "/v1/chat/completions"
@@ -35,7 +34,8 @@ def scripted(**told: Any) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        yield server, f"http://127.0.0.1:{int(server.stdout.readline())}"
+        # Some packages greet on stdout.
+        yield server, f"http://127.0.0.1:{next(int(line) for line in server.stdout if line.strip().isdigit())}"
     finally:
         if server.poll() is None:
             server.kill()
@@ -265,21 +265,89 @@ def test_https_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
         assert server.wait(5) == 0
 
 
-@pytest.mark.skipif(not has("vllm"), reason="vLLM is not installed")
-@pytest.mark.skipif("OCHATCTL_TEST_MODEL" not in os.environ, reason="OCHATCTL_TEST_MODEL names no model folder")
-def test_vllms_process_killed_is_one_event_a_stream_exit_7_and_no_child_left() -> None:
-    model = os.environ["OCHATCTL_TEST_MODEL"]
-    more = ("--engine", "vllm", "--model", model, "--family", "chatml", "--max-model-len", "512")
-    with served(*more, "--served-model-name", "echo") as (server, url):
-        # The engine is started in a thread, and a child is its thread's.
-        children = Path(f"/proc/{server.pid}/task").glob("*/children")
-        reader = Reader(url.removesuffix("/v1"), max_tokens=400)
-        pids = [int(pid) for path in children for pid in path.read_text().split()]
-        core = next(pid for pid in pids if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text())
-        os.kill(core, signal.SIGKILL)
+@pytest.mark.parametrize("is_patient", [True, False])
+def test_a_step_that_never_ends_does_not_keep_the_server(is_patient: bool, tmp_path: Path) -> None:
+    limits = {"drain_timeout_seconds": 1.0 if is_patient else 60.0}
+    with scripted(hung_hf=str(tmp_path), limits=limits) as (server, url):
+        reader = Reader(url, max_tokens=100, logit_bias={"97": 100})
+        server.send_signal(signal.SIGTERM)
+        if is_patient:
+            assert reader.ended().count('"shutting_down"') == 1
+        else:
+            time.sleep(0.5)
+            server.send_signal(signal.SIGTERM)
+        assert server.wait(15) == 7
+        assert server.stderr is not None
+        assert "is stuck: a step has not ended" in server.stderr.read()
+        with contextlib.suppress(AssertionError):
+            reader.ended()
+
+
+def family_of(pid: int) -> list[int]:
+    """Give a process's children and theirs; a child is its thread's."""
+    out: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            out += [child, *family_of(child)]
+    return out
+
+
+def engine_process(pids: list[int]) -> int | None:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return next((pid for pid in pids if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text()), None)
+    return None
+
+
+VLLM = ("--engine", "vllm", "--model", os.environ.get("OCHATCTL_TEST_MODEL", ""), "--family", "chatml")
+
+
+@needs_vllm
+def test_vllms_process_killed_is_one_event_a_stream_and_no_child_left(served_vllm: ServedVllm) -> None:
+    url = served_vllm.served.base_url
+    readers = [Reader(url, model=MODEL, max_tokens=400) for _ in range(3)]
+    pids = family_of(os.getpid())
+    core = engine_process(pids)
+    assert core is not None
+    pids = [core, *family_of(core)]
+    os.kill(core, signal.SIGKILL)
+    for reader in readers:
         assert reader.ended().count('"engine_unavailable"') == 1
-        assert server.wait(30) == 7
-        wait_until(lambda: not any(is_running(pid) for pid in pids), 5)
+    refused = httpx.post(url + CHAT, json=body(model=MODEL), timeout=10)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+    assert httpx.get(url + "/health").status_code == 503
+    served_vllm.run(served_vllm.engine.close())
+    wait_until(lambda: not any(is_running(pid) for pid in pids), 10)
+
+
+@needs_vllm
+def test_vllm_that_stands_still_is_found_out_and_exit_7() -> None:
+    more = ("--max-model-len", "512", "--stall-timeout", "3", "--served-model-name", "echo")
+    with served(*VLLM, *more) as (server, url):
+        reader = Reader(url.removesuffix("/v1"), max_tokens=400)
+        pids = family_of(server.pid)
+        core = engine_process(pids)
+        assert core is not None
+        os.kill(core, signal.SIGSTOP)
+        assert reader.ended().count('"engine_unavailable"') == 1
+        assert server.wait(60) == 7
+        wait_until(lambda: not any(is_running(pid) for pid in pids), 10)
+
+
+@needs_vllm
+def test_a_server_that_is_killed_takes_vllm_along(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ochatctl", "serve", *VLLM, "--port", "0"]
+    with (tmp_path / "stderr").open("w") as log:
+        server = subprocess.Popen(command, stderr=log)
+    try:
+        # As early as may be, in the middle of its loading, which is as much the engine's process as later.
+        wait_until(lambda: (core := engine_process(family_of(server.pid))) and family_of(core), 240)
+        pids = family_of(server.pid)
+        server.kill()
+        server.wait(5)
+        assert len(pids) >= 3  # the engine, its worker, and the grammars' child
+        wait_until(lambda: not any(is_running(pid) for pid in pids), 10)
+    finally:
+        server.kill()
 
 
 def is_running(pid: int) -> bool:

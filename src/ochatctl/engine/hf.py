@@ -33,6 +33,8 @@ _MAX_RUNNING: Final = {"cpu": 16}
 _MAX_RUNNING_GPU = 64
 # Of the memory that is there once the model is loaded. Growing by a token copies a layer, joining copies them all.
 _CACHE_RATIO = 0.4
+# How long the step under way is waited for.
+_CLOSE_SECONDS: Final = 3.0
 _UNKNOWN_RAM_BYTES: Final = 8 << 30
 _PLAIN_ATTENTION = frozenset({"full_attention", "sliding_attention"})
 _DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
@@ -159,9 +161,12 @@ class HfEngine:
     async def close(self) -> None:
         self._dead = self._dead or "it is closed"
         if self._thread is not None:
+            thread, self._thread = self._thread, None
             self._inbox.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+            await asyncio.to_thread(thread.join, _CLOSE_SECONDS)
+            if thread.is_alive():
+                # It ends with the process; nobody waits for what it draws.
+                raise RunError(f"the engine `{self.name}` is stuck: a step has not ended in {_CLOSE_SECONDS:g} seconds")
 
     def _work(self, loaded: "asyncio.Future[None]") -> None:
         try:
@@ -176,6 +181,7 @@ class HfEngine:
                 while self._take_in():
                     self._leave_aborted(batch)
                     self._read_chunk(batch)
+                    self._send()  # a first token does not wait for everybody's next
                     self._step(batch)
                     self._send()
             reason = "it is closed"
