@@ -36,6 +36,8 @@ def _plain_lines(output: Output, num_steps: int) -> "Callable[[Record], None]":
     def show(record: "Record") -> None:
         if isinstance(record, Started):
             output.note(f"{record.strategy}, {record.num_parameters:,} parameters: the ranks are ready")
+            for way in record.ways:
+                output.note(way)
         if event := event_text(record):
             output.note(event)
         if isinstance(record, Stepped) and (record.step in (1, num_steps) or record.step % every == 0):
@@ -60,6 +62,8 @@ def _bar(num_steps: int) -> "Iterator[Callable[[Record], None]]":
             match record:
                 case Started():
                     bar.title = f"{record.strategy}, {record.num_parameters:,} parameters: the ranks are ready"
+                    for way in record.ways:
+                        live.console.print(way, markup=False, highlight=False, soft_wrap=True)
                 case Stepped():
                     bar.last = record
                 case Evaluated():
@@ -171,6 +175,10 @@ def event_text(record: "Record") -> str:
             return f"saved: {record.path}"
         case records.ResumeSaved():
             return f"step {record.step}  resume checkpoint, {_size(record.num_bytes)} in {record.seconds:.1f} s"
+        case records.Skipped(is_overflow=True):
+            return (
+                f"step {record.step} is skipped: its gradient is beyond float16; the loss is scaled by half of it now"
+            )
         case records.Skipped():
             return (
                 f"step {record.step} is skipped: loss {record.loss}, gradient norm {record.grad_norm}; its rows are in "
@@ -182,7 +190,7 @@ def event_text(record: "Record") -> str:
             more = "; Ctrl-C again ends at once" if record.signal == "SIGINT" else ""
             return f"{record.signal}: saving after this step, within {record.grace_seconds:g} s{more}"
         case records.Resumed():
-            return f"going on after step {record.step}"
+            return f"going on after step {record.step}; its checkpoint was read in {record.seconds:.1f} s"
         case records.Stopping():
             return f"step {record.step} is done; saving"
     return ""

@@ -26,11 +26,12 @@ class Joined:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Started:
-    """The ranks are about to take the first step."""
+    """The ranks are about to take the first step; `ways` say how attention, loss and saving go, and why."""
 
     strategy: str
     num_parameters: int
     num_steps: int
+    ways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,10 +93,11 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resumed:
-    """The ranks go on after this step, from this checkpoint."""
+    """The ranks go on after this step, from this checkpoint, which took so long to read."""
 
     step: int
     path: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,12 +121,16 @@ class SaveFailed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skipped:
-    """A step was not taken, since its loss or its gradient is not finite; `loss` and `grad_norm` are in words."""
+    """A step was not taken, since its loss or its gradient is not finite; `loss` and `grad_norm` are in words.
+
+    `is_overflow` where the gradient was beyond float16, and the scale of the loss is lowered: no fault.
+    """
 
     step: int
     loss: str
     grad_norm: str
     in_a_row: int
+    is_overflow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
