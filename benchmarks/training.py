@@ -154,6 +154,9 @@ def lengths_of(args: argparse.Namespace, work: Path) -> tuple[str, Any]:
 
 def cpu_table(bench: "Bench", parts: list[str]) -> None:
     args = bench.args
+    if args.model and parts == ["resume"]:
+        show_resume(bench, bench.task_of_model(args.model))
+        return
     rounds = 2 if args.quick else args.rounds
     # Lengths of a context of 4096, an eighth of each.
     task = bench.task(
