@@ -196,7 +196,9 @@ def from_line(line: str) -> Record | None:
         return None
     try:
         table = json.loads(line)
-        record: Record = _KINDS[table.pop("ochatctl")](**table)
+        kind = _KINDS[table.pop("ochatctl")]
+        # JSON has no tuples, and records have no lists.
+        record: Record = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
     except (ValueError, KeyError, TypeError):
         return None  # two ranks' writes ran into each other: shown with the log
     return record
