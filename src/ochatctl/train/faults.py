@@ -23,8 +23,10 @@ class BadSteps:
         self._writes = ranks.is_first
         self.in_a_row = 0
 
-    def see(self, planned: PlannedStep, *, loss: float, grad_norm: float) -> Skipped | None:
+    def see(self, planned: PlannedStep, *, loss: float, grad_norm: float, is_overflow: bool = False) -> Skipped | None:
         """Give what to report of a step that was skipped; None where all is well.
+
+        A gradient beyond float16, with a loss that is finite, is no fault and is not counted.
 
         Raises:
             RunError: too many in a row.
@@ -32,6 +34,8 @@ class BadSteps:
         if math.isfinite(loss) and math.isfinite(grad_norm):
             self.in_a_row = 0
             return None
+        if is_overflow and math.isfinite(loss):
+            return Skipped(step=planned.step, loss=str(loss), grad_norm=str(grad_norm), in_a_row=0, is_overflow=True)
         self.in_a_row += 1
         rows = [row for rows in planned.bins for row in rows]
         if self._writes:

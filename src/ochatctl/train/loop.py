@@ -19,6 +19,7 @@ from ochatctl.data.conditions import RowConditions
 from ochatctl.data.dataset import PackedDataset, open_dataset
 from ochatctl.data.packing import pack
 from ochatctl.errors import OchatError
+from ochatctl.train import attention
 from ochatctl.train.checkpoint import Exporter
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.course import attention_cost, plan_run
@@ -29,6 +30,7 @@ from ochatctl.train.loader import RowClasses, made_ahead, micro_batches
 from ochatctl.train.loss import batch_loss
 from ochatctl.train.model import load_among
 from ochatctl.train.nodes import agree
+from ochatctl.train.packed_model import output_layer
 from ochatctl.train.parent import StopSwitch, tell_parent
 from ochatctl.train.ranks import Ranks, join_ranks
 from ochatctl.train.records import Failed, Joined, Resumed, Started, Stepped, Stopped, Stopping
@@ -76,12 +78,21 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
         num_steps=course.num_steps,
         trained_params=None if config.lora is None else num_trained,
     )
-    report.send(Started(strategy=strategy.name, num_parameters=num_parameters, num_steps=course.num_steps))
+    report.send(
+        Started(
+            strategy=strategy.name,
+            num_parameters=num_parameters,
+            num_steps=course.num_steps,
+            ways=ways_of(model, config, ranks),
+        )
+    )
     seconds_before = 0.0
     if point:
+        reading_began = time.perf_counter()
         saver.load(point)
         seconds_before = point.manifest.seconds
-        report.send(Resumed(step=course.first_step - 1, path=str(point.path)))
+        seconds = time.perf_counter() - reading_began
+        report.send(Resumed(step=course.first_step - 1, path=str(point.path), seconds=seconds))
         evaluation.make_up_for(point.manifest.progress, course, is_done=report.has_evaluated(course.first_step - 1))
         export.make_up_for(point.manifest.progress, course)
     if config.selfcheck:
@@ -105,7 +116,9 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
                 step = train_step(strategy, batches, ranks, lr, (stop.is_on, saver.is_due), compat=is_compat)
             wants_stop, wants_save = step.wished
             now = time.perf_counter()
-            skipped = bad_steps.see(planned, loss=step.loss, grad_norm=step.grad_norm)
+            skipped = bad_steps.see(
+                planned, loss=step.loss, grad_norm=step.grad_norm, is_overflow=strategy.has_overflowed
+            )
             if skipped:
                 report.send(skipped)
             else:
@@ -140,7 +153,8 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
             if planned.ends_epoch and config.saves_after(planned.epoch):
                 export.save(planned.epoch, planned.step)
             # After a step that was skipped the weights may be spoilt, and the last checkpoint is not.
-            if is_stopping or (not skipped and (wants_save or saver.is_planned(planned))):
+            is_spoilt = skipped is not None and not skipped.is_overflow
+            if is_stopping or (not is_spoilt and (wants_save or saver.is_planned(planned))):
                 saver.save(planned.progress, seconds=time.perf_counter() - began)
             if is_stopping:
                 path = step_dir(config.out_dir, planned.step) if saver.last_saved() == planned.step else ""
@@ -151,6 +165,16 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
     dist.barrier()
     dist.destroy_process_group()
     export.refuse_unsaved_end()
+
+
+def ways_of(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> list[str]:
+    """Say how attention, loss and saving go, and why."""
+    ways = [attention.way_of(model, ranks.device, getattr(torch, config.dtype)).why]
+    if because := output_layer(model).plain_because:
+        ways.append(f"loss from whole logits, which takes more memory: {because}")
+    if config.strategy == "deepspeed":
+        ways.append("resume checkpoints are written while training waits, which FSDP2 does beside it")
+    return ways
 
 
 def probe_memory(
@@ -165,7 +189,8 @@ def probe_memory(
         return
     random_state = ranks.random_state()
     batch = pack([dataset.row(row) for row in rows], step_loss_weight=1.0)
-    with memory_hints(config, f"on the largest batch, {len(batch.input_ids_T)} tokens"):
+    doing = f"on the largest batch, {len(batch.input_ids_T)} tokens"
+    with memory_hints(config, doing), strategy.without_trace():
         for number in range(config.accumulation_steps):
             loss = batch_loss(strategy.model, batch, ranks.device)
             # A gradient that is not a number is one that every strategy forgets without a step.

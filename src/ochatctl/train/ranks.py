@@ -36,14 +36,19 @@ class Ranks:
     def sum(self, value: torch.Tensor) -> float:
         """Give the sum of a scalar over all ranks."""
         total = value.detach().clone()
-        dist.all_reduce(total)
+        self.add_up(total)
         return float(total)
 
     def sums(self, values: torch.Tensor) -> list[float]:
         """Give the sums of several scalars over all ranks, for the price of one."""
         totals = values.detach().clone()
-        dist.all_reduce(totals)
+        self.add_up(totals)
         return [float(total) for total in totals.tolist()]
+
+    def add_up(self, totals: torch.Tensor) -> None:
+        """Sum over all ranks, in place; alone nothing is sent, which Apple's GPU has no backend for."""
+        if self.num_ranks > 1:
+            dist.all_reduce(totals)
 
     def seed(self, seed: int) -> None:
         """Make dropout random, and another one on each rank."""
@@ -56,6 +61,8 @@ class Ranks:
         state: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate()}
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type == "mps":
+            state["mps"] = torch.mps.get_rng_state()
         return state
 
     def set_random_state(self, state: dict[str, Any]) -> None:
@@ -64,6 +71,8 @@ class Ranks:
         random.setstate(state["python"])
         if self.device.type == "cuda" and "cuda" in state:
             torch.cuda.set_rng_state(state["cuda"], self.device)
+        if self.device.type == "mps" and "mps" in state:
+            torch.mps.set_rng_state(state["mps"])
 
 
 def join_ranks(config: TrainConfig) -> Ranks:
@@ -80,7 +89,7 @@ def join_ranks(config: TrainConfig) -> Ranks:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     else:
-        device = torch.device("cpu")
+        device = torch.device(config.device)
     backend = "cpu:gloo,cuda:nccl" if config.device == "cuda" else "gloo"
     if num_ranks == 1:
         dist.init_process_group(backend, init_method="tcp://localhost:0", rank=0, world_size=1)

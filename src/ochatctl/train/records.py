@@ -31,7 +31,7 @@ class Started:
     strategy: str
     num_parameters: int
     num_steps: int
-    ways: tuple[str, ...] = ()
+    ways: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +198,9 @@ def from_line(line: str) -> Record | None:
         table = json.loads(line)
         kind = _KINDS[table.pop("ochatctl")]
         # JSON has no tuples, and records have no lists.
-        record: Record = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+        record: Record = kind(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+        )
     except (ValueError, KeyError, TypeError):
         return None  # two ranks' writes ran into each other: shown with the log
     return record

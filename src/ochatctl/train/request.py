@@ -75,6 +75,7 @@ class TrainRequest:
     strategy: Literal["auto", "deepspeed", "fsdp"] = "auto"
     zero: int | None = None
     offload: Literal["none", "optimizer", "all"] = "none"
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     # A DeepSpeed JSON to merge, and what goes through to DeepSpeed as it is.
     deepspeed_config: Path | None = None
     deepspeed: dict[str, Any] = field(default_factory=dict)

@@ -148,7 +148,7 @@ def _says_attention(config: object) -> bool:
 def _largest(differences: list[float], device: torch.device) -> float:
     """Give the largest over rows and ranks, so that all ranks come to the same end; what is no number is infinite."""
     worst = torch.tensor(differences, dtype=torch.float32).nan_to_num(nan=float("inf")).max().to(device)
-    if dist.is_initialized():
+    if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
     return float(worst)
 

@@ -1,6 +1,7 @@
 """What the training loop needs of a way to spread a model over ranks."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -21,6 +22,8 @@ class Strategy(Protocol):
     name: str
     # Called as the model itself is.
     model: torch.nn.Module
+    # Whether the last step was given up for a gradient beyond float16, and the loss is scaled by less from now on.
+    has_overflowed: bool
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         """Add the gradient of a micro-step; `is_last` says that the optimizer step follows."""
@@ -31,6 +34,10 @@ class Strategy(Protocol):
 
         Where the norm is not finite, on all ranks alike, the gradients are forgotten and no step is taken.
         """
+        ...
+
+    def without_trace(self) -> AbstractContextManager[None]:
+        """Leave the scale of the loss as it is, whatever is computed meanwhile."""
         ...
 
     def full_state(self, dtype: torch.dtype, *, only_trained: bool = False) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """DeepSpeed's ZeRO: stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights too."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ class DeepSpeedStrategy:
         self._zero_stage = config.zero_stage
         self._is_plain = config.zero_stage == 0 and config.dtype == "float32"
         self._is_first = ranks.is_first
+        self._scales = config.dtype == "float16"
+        self.has_overflowed = False
         hand_out(model, config, ranks)
         self._optimizer = make_optimizer(model, config.optim)
         self.model, *_ = deepspeed.initialize(
@@ -49,8 +52,20 @@ class DeepSpeedStrategy:
         if not math.isfinite(before):
             self._engine.module.zero_grad()
             return before
+        scale = self._engine.optimizer.loss_scaler.cur_scale if self._scales else 1.0
         self._engine.step()  # with ZeRO it skips by itself what is not finite
+        if self._scales and self._engine.optimizer.overflow:
+            self.has_overflowed = scale > 1
+            return math.inf
+        self.has_overflowed = False
         return before if self._is_plain else float(self._engine.get_global_grad_norm())
+
+    @contextlib.contextmanager
+    def without_trace(self) -> Iterator[None]:
+        before = dict(vars(self._engine.optimizer.loss_scaler)) if self._scales else {}
+        yield
+        if self._scales:
+            vars(self._engine.optimizer.loss_scaler).update(before)
 
     def _plain_norm(self) -> float:
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
@@ -129,6 +144,8 @@ def engine_config(config: TrainConfig) -> dict[str, Any]:
         "gradient_accumulation_steps": config.accumulation_steps,
         "gradient_clipping": config.optim.max_grad_norm,
         "bf16": {"enabled": config.dtype == "bfloat16"},
+        # 0: the scale of the loss is DeepSpeed's to find.
+        "fp16": {"enabled": config.dtype == "float16", "loss_scale": 0},
         "zero_optimization": {
             "stage": config.zero_stage,
             "stage3_gather_16bit_weights_on_model_save": True,

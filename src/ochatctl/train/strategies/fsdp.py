@@ -1,7 +1,8 @@
 """torch's own FSDP2: each rank holds a slice of the weights, the gradients and the optimizer's state."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ochatctl.train.config import TrainConfig
 from ochatctl.train.handout import Handout
 from ochatctl.train.ranks import Ranks
 from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr, trained_names
+from ochatctl.train.strategies.loss_scale import LossScale
 
 # Below this the model is gathered in one go: two gloo ranks take 30 ms a step for it, with a group a layer more.
 _ONE_GROUP_BYTES = 64 << 20
@@ -41,8 +43,8 @@ class FsdpStrategy:
     name = "fsdp"
 
     def __init__(self, model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> None:
-        mesh = init_device_mesh(ranks.device.type, (ranks.num_ranks,))
-        half = torch.bfloat16 if config.dtype == "bfloat16" else None
+        mesh = init_device_mesh("cuda" if ranks.device.type == "cuda" else "cpu", (ranks.num_ranks,))
+        half = None if config.dtype == "float32" else getattr(torch, config.dtype)
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
         # The float32 copy is what is sharded and trained; the GPU computes on a cast of it.
         size_bytes = sum(parameter.nbytes for parameter in model.parameters())
@@ -51,27 +53,37 @@ class FsdpStrategy:
         # Memory is what a GPU is short of; between CPU processes the second gather costs more than it saves.
         reshard = ranks.device.type == "cuda"
         handout = Handout(model, ranks, None if config.lora else torch.float32)
-        for layer in _layers(model) if size_bytes > _ONE_GROUP_BYTES else ():
+        # Alone on Apple's GPU there is nobody to share with, and no backend to do it by: the model stays whole.
+        cuts = ranks.device.type != "mps"
+        for layer in _layers(model) if cuts and size_bytes > _ONE_GROUP_BYTES else ():
             handout.give(layer)
             fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=whole)
         handout.give(model)
-        fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=whole)
+        if cuts:
+            fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params=whole)
         self.model = model.to(ranks.device)
         self._device = ranks.device
         self._is_first = ranks.is_first
+        self._ranks = ranks
         self._saving_group: dist.ProcessGroup | None = None
         self._max_grad_norm = config.optim.max_grad_norm
         # bitsandbytes knows nothing of sharded tensors: it is given each rank's own slices.
         self._slices = _own_slices(model) if config.optim.optimizer == "adamw8bit" else None
         trained = model if self._slices is None else torch.nn.ParameterList(own for _, own in self._slices)
         self._optimizer = make_optimizer(trained, config.optim)
+        self._scale = LossScale() if config.dtype == "float16" else None
+        self.has_overflowed = False
         self._own_file = f"optimizer_{ranks.rank}.pt"
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss if self._scale is None else loss * self._scale.value)
 
     def step(self, lr: float) -> float:
         grad_norm = self._clip()
+        self.has_overflowed = False
+        if self._scale is not None:
+            self.has_overflowed = not math.isfinite(grad_norm) and self._scale.can_be_lowered
+            self._scale.see(grad_norm)
         if math.isfinite(grad_norm):
             set_lr(self._optimizer, lr)
             for parameter, own in self._slices or ():
@@ -80,6 +92,13 @@ class FsdpStrategy:
         self._optimizer.zero_grad()
         self.model.zero_grad()
         return grad_norm
+
+    @contextlib.contextmanager
+    def without_trace(self) -> Iterator[None]:
+        state = None if self._scale is None else self._scale.state()
+        yield
+        if self._scale is not None and state is not None:
+            self._scale.restore(state)
 
     def _clip(self) -> float:
         """Scale the gradient down to the largest norm that is allowed; give its norm before.
@@ -90,9 +109,10 @@ class FsdpStrategy:
         slices = [_own_slice(p.grad) for p in self.model.parameters() if p.grad is not None]
         precision = torch.float64 if self._device.type == "cpu" else torch.float32
         square = torch.stack([torch.linalg.vector_norm(part, dtype=precision) for part in slices]).square().sum()
-        dist.all_reduce(square)
-        grad_norm = math.sqrt(float(square))
-        scale = self._max_grad_norm / (grad_norm + _NORM_EPS)
+        self._ranks.add_up(square)
+        loss_scale = 1.0 if self._scale is None else self._scale.value
+        grad_norm = math.sqrt(float(square)) / loss_scale
+        scale = min(1.0, self._max_grad_norm / (grad_norm + _NORM_EPS)) / loss_scale
         if scale < 1:
             torch._foreach_mul_(slices, scale)
         return grad_norm
@@ -133,6 +153,8 @@ class FsdpStrategy:
     def load_shards(self, folder: Path) -> None:
         state = self._state()
         load(state, storage_reader=FileSystemReader(folder))
+        if self._scale is not None:
+            self._scale.restore(state["loss_scale"])
         if self._slices is not None:
             set_model_state_dict(self.model, state["model"], options=_ONLY_TRAINED)
             self._optimizer.load_state_dict(torch.load(folder / self._own_file, weights_only=True))
@@ -146,10 +168,11 @@ class FsdpStrategy:
         )
 
     def _state(self) -> dict[str, Any]:
+        scale = {} if self._scale is None else {"loss_scale": self._scale.state()}
         if self._slices is not None:
-            return {"model": self._only_trained(get_model_state_dict(self.model, options=_ONLY_TRAINED))}
+            return {"model": self._only_trained(get_model_state_dict(self.model, options=_ONLY_TRAINED)), **scale}
         model, optimizer = get_state_dict(self.model, self._optimizer, options=_ONLY_TRAINED)
-        return {"model": self._only_trained(model), "optimizer": optimizer}
+        return {"model": self._only_trained(model), "optimizer": optimizer, **scale}
 
     def _only_trained(self, state: dict[str, Any]) -> dict[str, Any]:
         """Leave out the second name of a tied weight that is frozen, which torch keeps."""
