@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,10 +18,15 @@ MODEL = "stub-model"
 class Stub:
     """What the endpoint does, and what it was asked.
 
-    `faults` are what the first requests of a question meet, one each: a status, `garbage`, `shape` or `hang`.
+    `faults` are what the first requests of a question meet, one each: a status, `garbage`, `shape`, `hang`, or
+    `say:TEXT`, an answer that was not expected. `refuses` are parameters that are a 400.
     """
 
     base_url: str = ""
+    says: Callable[[str], str] = field(default_factory=lambda: answer_to)
+    refuses: frozenset[str] = frozenset()
+    logprobs: dict[str, float] | None = None
+    calls_itself: str = ""
     delay_seconds: float = 0.0
     faults: dict[str, list[int | str]] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -77,7 +82,11 @@ def chat_stub(**settings: Any) -> Iterator[Stub]:
                 stub.headers.append({key.lower(): value for key, value in self.headers.items()})
             question = body["messages"][-1]["content"]
             fault = stub.fault(question)
-            if isinstance(fault, int):
+            if refused := stub.refuses & set(body):
+                name = sorted(refused)[0]
+                message = f"Unsupported parameter: '{name}' is not supported with this model."
+                self._send(400, {"error": {"message": message, "param": name, "code": "unsupported_parameter"}})
+            elif isinstance(fault, int):
                 self._send(fault, {"error": {"message": f"scripted {fault}"}}, {"retry-after": "0"})
             elif fault == "garbage":
                 self._send(200, b"<html>not JSON</html>")
@@ -88,10 +97,14 @@ def chat_stub(**settings: Any) -> Iterator[Stub]:
             else:
                 with stub.counted():
                     time.sleep(stub.delay_seconds)
-                message = {"role": "assistant", "content": answer_to(question)}
+                text = fault.removeprefix("say:") if fault is not None else stub.says(question)
+                choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+                if stub.logprobs is not None and body.get("top_logprobs"):
+                    rows = [{"token": token, "logprob": value} for token, value in stub.logprobs.items()]
+                    choice["logprobs"] = {"content": [{"token": text, "logprob": 0.0, "top_logprobs": rows}]}
                 usage = {"prompt_tokens": len(question), "completion_tokens": 5}
-                choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-                self._send(200, {"object": "chat.completion", "choices": choices, "usage": usage})
+                name = {"model": stub.calls_itself} if stub.calls_itself else {}
+                self._send(200, {"object": "chat.completion", "choices": [choice], "usage": usage, **name})
 
         def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
             data = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -11,7 +11,7 @@ from ochatctl.bench.journal import Journal
 from ochatctl.bench.runner import Dialogue, ask_all
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import get_family
-from ochatctl.engine.client import Ask, ChatClient, HttpClient, LocalClient
+from ochatctl.engine.client import Ask, ChatClient, HttpClient, LocalClient, Patience
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.errors import RemoteError, RunError
 
@@ -43,7 +43,7 @@ def ask(
 
 
 def http(stub: Stub, *, max_retries: int = 0) -> HttpClient:
-    return HttpClient(stub.base_url, MODEL, max_retries=max_retries)
+    return HttpClient(stub.base_url, MODEL, patience=Patience(max_retries=max_retries, first_wait_seconds=0.02))
 
 
 def local(**faults: object) -> LocalClient:

@@ -4,8 +4,10 @@ import asyncio
 import http.server
 import json
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from serving_for_tests import byte_tokenizer, serving
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import get_family
-from ochatctl.engine.client import Ask, ChatClient, HttpClient, LocalClient, Reply
+from ochatctl.engine.client import Ask, ChatClient, Dialect, HttpClient, LocalClient, Patience, Reply
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.engine.prompt import PromptTooLong, fit_prompt, stop_token_ids
 from ochatctl.errors import ConfigError, DataError, RemoteError, RunError
@@ -29,6 +31,7 @@ def chat(*contents: str, **fields: str) -> Conversation:
 
 
 GREEDY = Ask(temperature=0.0)
+QUICK = Patience(first_wait_seconds=0.02)
 
 
 async def streamed(client: ChatClient, conversation: Conversation, ask: Ask = GREEDY) -> str:
@@ -169,14 +172,18 @@ Answers = list[tuple[int, dict[str, str], bytes]]
 
 @contextmanager
 def stub(answers: Answers) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Answer requests in order from a list; give the address and what was asked."""
+    """Answer requests in order from a list (a status of -1 hangs); give the address and what was asked."""
     asked: list[dict[str, Any]] = []
+    released = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             asked.append({"path": self.path, "key": self.headers["authorization"], "body": body})
             status, headers, content = answers[min(len(asked), len(answers)) - 1]
+            if status < 0:  # hang
+                released.wait(5)
+                return
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -200,6 +207,7 @@ def stub(answers: Answers) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
     finally:
+        released.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -226,12 +234,63 @@ def test_what_is_sent_is_openais_and_only_what_was_asked_for() -> None:
 
 def test_a_busy_endpoint_is_asked_again_a_bounded_number_of_times() -> None:
     with stub([(429, {"retry-after": "0"}, b"{}"), (503, {}, b"no"), (200, {}, GOOD)]) as (url, asked):
-        assert complete(url).text == "ok"
+        assert complete(url, patience=QUICK).text == "ok"
         assert len(asked) == 3
     with stub([(503, {}, b'{"error": {"message": "full"}}')]) as (url, asked):
         with pytest.raises(RemoteError, match="503: full"):
-            complete(url, max_retries=1)
+            complete(url, max_retries=1, patience=QUICK)
         assert len(asked) == 2
+
+
+def test_an_endpoint_is_not_asked_sooner_than_it_says_and_not_at_all_where_that_is_too_late() -> None:
+    heard: list[float] = []
+    with stub([(429, {"retry-after": "0.2"}, b"{}"), (200, {}, GOOD)]) as (url, _):
+        started = time.monotonic()
+        assert complete(url, patience=QUICK, on_busy=heard.append).text == "ok"
+        assert time.monotonic() - started >= 0.2
+    tomorrow = formatdate(time.time() + 86_400, usegmt=True)
+    for late in ("3600", tomorrow):
+        with stub([(429, {"retry-after": late}, b"{}")]) as (url, asked):
+            with pytest.raises(RemoteError, match="429"):
+                complete(url, on_busy=heard.append)
+            assert len(asked) == 1
+    assert [round(seconds) for seconds in heard[:2]] == [0, 3600]
+    assert 86_000 < heard[2] <= 86_400
+
+
+def test_an_empty_account_is_not_a_busy_endpoint() -> None:
+    body = json.dumps({"error": {"message": "pay first", "code": "insufficient_quota"}}).encode()
+    with stub([(429, {}, body)]) as (url, asked):
+        with pytest.raises(RemoteError, match="429: pay first"):
+            complete(url)
+        assert len(asked) == 1
+
+
+def test_silence_is_asked_again_only_where_nobody_sits_and_waits() -> None:
+    for retry, num_asked in ((False, 1), (True, 2)):
+        patience = Patience(max_retries=1, silence_seconds=0.1, first_wait_seconds=0.01, retry_silence=retry)
+        with stub([(-1, {}, b"")]) as (url, asked):
+            with pytest.raises(RemoteError, match="failed"):
+                complete(url, patience=patience)
+            assert len(asked) == num_asked
+
+
+def test_a_dialect_renames_parameters_and_leaves_them_out() -> None:
+    dialect = Dialect(renamed={"max_tokens": "max_completion_tokens", "temperature": None})
+    with stub([(200, {}, GOOD)]) as (url, asked):
+        complete(url, dialect=dialect)
+    assert asked[0]["body"]["max_completion_tokens"] == 5
+    assert not {"max_tokens", "temperature"} & set(asked[0]["body"])
+
+
+def test_the_candidates_for_the_first_token_are_given_where_they_come() -> None:
+    rows = [{"token": "m", "logprob": -0.5}, {"token": "M", "logprob": -1.0}]
+    choice = {"message": {"content": "m"}, "logprobs": {"content": [{"top_logprobs": rows}]}}
+    ask = Ask(max_tokens=1, top_logprobs=5)
+    with stub([(200, {}, json.dumps({"choices": [choice]}).encode()), (200, {}, GOOD)]) as (url, asked):
+        replies = [run(HttpClient(url, "m"), lambda client: client.complete(chat("Hi"), ask)) for _ in range(2)]
+    assert [reply.first_logprobs for reply in replies] == [{"m": -0.5, "M": -1.0}, None]
+    assert (asked[0]["body"]["logprobs"], asked[0]["body"]["top_logprobs"]) == (True, 5)
 
 
 def test_a_refusal_is_not_asked_again_and_a_redirect_not_followed() -> None:

@@ -13,8 +13,9 @@ How to use, from a suite:
 `read(record)` gives a value or None, and looks at `record.text` or `record.first_logprobs`; it may raise nothing. A
 judgment that it does not read is asked for again, `MAX_TRIES` times in all, and every try is in the journal.
 
-The journal is `FOLDER/JUDGE.jsonl`. A record's id is the case's with a digest of what was asked, so that a judgment
-of an answer that has changed since is never taken for one of the new answer; its `turn` is the number of the try.
+The journal is `FOLDER/JUDGE.jsonl`, with a digest of the address where it is not OpenAI's. A record's id is the case's
+with a digest of what was asked, so that a judgment of an answer that has changed since is never taken for one of the
+new answer; its `turn` is the number of the try.
 `needs=("logprobs",)` where the protocol is nothing without it: then a judge that refuses it is exit 3.
 """
 
@@ -68,6 +69,12 @@ class JudgeConfig:
     def slug(self) -> str:
         """The name as part of a file name."""
         return re.sub(r"[^\w.-]+", "-", self.name).strip("-.") or "judge"
+
+    @property
+    def journal_name(self) -> str:
+        """The name of its journal: a judge of the same name elsewhere may be another, and has one of its own."""
+        where = hashlib.sha256(self.base_url.encode()).hexdigest()[:6]
+        return f"{self.slug}.jsonl" if self.base_url == DEFAULT_JUDGE_URL else f"{self.slug}-{where}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +152,7 @@ async def judge_all(
         RemoteError: nothing answers, or the key is wrong.
     """
     settings = {"suite": suite, "judge": config.name, "judge_base_url": config.base_url}
-    with Journal(folder / f"{config.slug}.jsonl", settings, yes=yes) as journal:
+    with Journal(folder / config.journal_name, settings, yes=yes) as journal:
         missing = [case for case in cases if _verdict(case, journal, config).value is None]
         missing = [case for case in missing if journal.answer(case.key, config.max_tries) is None]
         if len(missing) < len(cases):
@@ -157,7 +164,7 @@ async def judge_all(
 
 def judge_load(cases: Sequence[Case[T]], config: JudgeConfig, folder: Path) -> Load:
     """Estimate what the judgments that the journal lacks cost: hand it to `run_dialogues` through `later`."""
-    judged = {record_id for record_id, _ in peek(folder / f"{config.slug}.jsonl")}
+    judged = {record_id for record_id, _ in peek(folder / config.journal_name)}
     missing = [case for case in cases if case.key not in judged]
     price = config.found_price
     return Load(

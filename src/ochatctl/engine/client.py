@@ -24,7 +24,6 @@ _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _BUSY = frozenset({429, 503, 529})
 # Out of money is a 429 as well, and waiting does not mend it.
 _FINAL_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_FIRST_WAIT_SECONDS = 0.5
 _SHOWN_CHARS = 500
 Note = Callable[[str], None]
 
@@ -40,7 +39,8 @@ class Patience:
     connect_seconds: float = 10.0
     # A long prompt on a CPU may take minutes before its first token.
     silence_seconds: float = 600.0
-    # Of the growing wait between two tries; an endpoint that asks for a longer one is not waited for.
+    # The wait between two tries doubles, up to the longest; an endpoint that asks for more is not waited for.
+    first_wait_seconds: float = 0.5
     longest_wait_seconds: float = 30.0
     # Whether silence is worth another try: not where somebody sits and waits.
     retry_silence: bool = False
@@ -245,6 +245,8 @@ class HttpClient:
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(patience.silence_seconds, connect=patience.connect_seconds, pool=None),
             follow_redirects=False,
+            # To plain HTTP there is nothing to verify, and reading the certificates takes 50 ms.
+            verify=parts.scheme == "https",
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
         )
 
@@ -349,7 +351,7 @@ class HttpClient:
 
     async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         """Give a response whose status is 2xx; its body is still to be read."""
-        wait_seconds = _FIRST_WAIT_SECONDS
+        wait_seconds = self._patience.first_wait_seconds
         longest_seconds = self._patience.longest_wait_seconds
         for tries_left in range(self._patience.max_retries, -1, -1):
             request = self._http.build_request(method, self._base_url + path, json=body)
