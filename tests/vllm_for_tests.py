@@ -47,7 +47,7 @@ class ServedVllm:
     family: Family
     tokenizer: Tokenizer
 
-    def run(self, work: Coroutine[Any, Any, T], seconds: float = 120) -> T:
+    def run(self, work: Coroutine[Any, Any, T], seconds: float = 300) -> T:
         """Do something on the engine's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.served.loop).result(seconds)
 

@@ -118,6 +118,22 @@ async def a_stream_period_gathers_tokens(case: Case) -> None:
     assert all(len(delta.token_ids) >= 4 for delta in four.deltas[1:-1])
 
 
+async def progress_grows_though_no_delta_is_due(case: Case) -> None:
+    before = case.engine.progress
+    got = await ask(case, case.prompts[1], max_tokens=60, stream_period=60)
+    assert len(got.token_ids) > 32 or got.finish_reason == "stop"
+    assert len(got.deltas) <= 2
+    # The first token, one output of vLLM's on the way, and the end.
+    assert case.engine.progress - before >= 3
+
+
+async def the_first_token_comes_at_once_whatever_the_period(case: Case) -> None:
+    got = await ask(case, case.prompts[1], stream_period=6)
+    one = await ask(case, case.prompts[1])
+    assert len(got.deltas[0].token_ids) == len(one.deltas[0].token_ids)
+    assert all(len(delta.token_ids) >= 6 for delta in got.deltas[1:-1])
+
+
 async def greedy_answers_repeat(case: Case) -> None:
     first = await ask(case, case.prompts[2])
     assert (await ask(case, case.prompts[2])).token_ids == first.token_ids
@@ -213,6 +229,8 @@ LAWS: list[Callable[[Case], Awaitable[None]]] = [
     a_stop_token_ends_the_answer_and_gives_no_text,
     a_stop_string_cuts_exactly_whatever_the_chunks,
     a_stream_period_gathers_tokens,
+    the_first_token_comes_at_once_whatever_the_period,
+    progress_grows_though_no_delta_is_due,
     greedy_answers_repeat,
     a_seed_repeats_its_answer_alone_and_among_others,
     sixteen_at_once_answer_as_each_would_alone,

@@ -23,7 +23,7 @@ class Paced:
     unsupported: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
-        self.num_running = self.num_ended = 0
+        self.num_running = self.num_ended = self.progress = 0
         self.tokens = asyncio.Semaphore(0)
         self.order: list[int] = []
 
@@ -39,6 +39,7 @@ class Paced:
         try:
             for _ in range(2):
                 await self.tokens.acquire()
+                self.progress += 1
                 yield Delta(token_ids=(1,), text="a")
             yield Delta(finish_reason="stop")
         finally:
@@ -150,6 +151,25 @@ def test_an_engine_that_draws_nothing_for_too_long_is_dead_and_says_so_to_all() 
         assert [type(end) for end in ends] == [RunError, RunError]
         with pytest.raises(RunError, match="stuck"):
             await draw(queue)
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_draws_what_is_not_due_yet_is_not_stuck() -> None:
+    async def main() -> None:
+        engine, queue = queued(stall_timeout_seconds=0.02)
+        task = asyncio.create_task(draw(queue))
+        await settle()
+        queue.check_alive()
+        for _ in range(5):  # a plain answer's tokens, which are one delta in the end
+            await asyncio.sleep(0.015)
+            engine.progress += 1
+            queue.check_alive()
+        assert not task.done()
+        await asyncio.sleep(0.03)
+        with pytest.raises(RunError, match="stuck"):
+            queue.check_alive()
+        await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(main())
 

@@ -92,6 +92,11 @@ class Engine(Protocol):
         """Answers that hold a slot; 0 soon after the last consumer is done or gone."""
         ...
 
+    @property
+    def progress(self) -> int:
+        """A number that grows as long as answers are being drawn, whether or not a delta is due yet."""
+        ...
+
     async def start(self) -> None:
         """Load; returns once answers can be drawn. The event loop stays free meanwhile.
 

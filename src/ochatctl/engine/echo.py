@@ -51,6 +51,10 @@ class EchoEngine:
     def num_running(self) -> int:
         return self._num_running
 
+    @property
+    def progress(self) -> int:
+        return self._num_tokens
+
     async def start(self) -> None:
         self._dead = ""
 

@@ -122,11 +122,17 @@ class HfEngine:
         self._reading: _Request | None = None
         self._running: list[_Request] = []
         self._outbox: list[tuple[_Request, Delta | OchatError]] = []
+        # Chunks read and tokens drawn.
+        self._num_steps = 0
 
     @property
     def num_running(self) -> int:
         """Answers that hold a slot; read at any moment, and exact between two steps."""
         return len(self._running) + (self._reading is not None)
+
+    @property
+    def progress(self) -> int:
+        return self._num_steps
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -264,6 +270,7 @@ class HfEngine:
         request = self._reading
         assert request.row is not None
         logits_BV = batch.read(request.row, self._chunk_tokens)
+        self._num_steps += 1
         if logits_BV is not None:
             self._push_drawn(logits_BV, [request])
             if request.answer.finish_reason is None:
@@ -275,6 +282,7 @@ class HfEngine:
     def _step(self, batch: Batch) -> None:
         if self._running:
             self._push_drawn(batch.step(), self._running)
+            self._num_steps += 1
             self._keep(batch, [request for request in self._running if request.answer.finish_reason is None])
 
     def _has_room(self, request: _Request) -> bool:

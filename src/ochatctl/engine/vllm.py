@@ -99,11 +99,16 @@ class VllmEngine:
         self._vocab_size = 0
         self._grammars: GrammarCheck | None = None
         self._numbers = itertools.count()
+        self._num_outputs = 0
 
     @property
     def num_running(self) -> int:
         """Answers that vLLM holds or queues."""
         return 0 if self._llm is None else int(self._llm.output_processor.get_num_unfinished_requests())
+
+    @property
+    def progress(self) -> int:
+        return self._num_outputs
 
     async def start(self) -> None:
         for name, value in _SETTINGS.items():
@@ -137,6 +142,7 @@ class VllmEngine:
             # Closing vLLM's generator aborts the request there.
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
+                    self._num_outputs += 1
                     for delta in _deltas(output, answer, spec):
                         yield delta
                     if answer.finish_reason:

@@ -53,7 +53,6 @@ class QueuedEngine:
         self._num_inside = 0
         self._queue: dict[asyncio.Future[None], None] = {}
         self._drawings: set[_Drawing] = set()
-        self._num_deltas = 0
         # What was there when progress was last looked at, and since when.
         self._seen = (0, time.monotonic())
         self._stuck = ""
@@ -67,6 +66,10 @@ class QueuedEngine:
     def num_waiting(self) -> int:
         """Answers that wait for a slot."""
         return len(self._queue)
+
+    @property
+    def progress(self) -> int:
+        return self._engine.progress
 
     async def start(self) -> None:
         await self._engine.start()
@@ -96,7 +99,6 @@ class QueuedEngine:
                 drawing.is_waiting = True
                 async for delta in deltas:
                     drawing.is_waiting = False
-                    self._num_deltas += 1
                     if is_first:
                         is_first = False
                         timer.cancel()
@@ -173,8 +175,9 @@ class QueuedEngine:
             raise RunError(self._stuck)
         now = time.monotonic()
         num_seen, since = self._seen
-        if num_seen != self._num_deltas or not any(drawing.is_waiting for drawing in self._drawings):
-            self._seen = (self._num_deltas, now)
+        progress = self._engine.progress
+        if num_seen != progress or not any(drawing.is_waiting for drawing in self._drawings):
+            self._seen = (progress, now)
         elif now - since > self._limits.stall_timeout_seconds:
             self._stuck = (
                 f"the engine `{self.name}` is stuck: no token in {self._limits.stall_timeout_seconds:g} seconds,"
