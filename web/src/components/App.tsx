@@ -47,7 +47,9 @@ export function App() {
 function Head() {
   const { title, condition, params, system } = current.value.conversation.value;
   const numSet = Object.keys(params).length + (system.trim() ? 1 : 0);
-  const facts = [model.value?.id ?? "", condition, numSet ? `${numSet} set` : ""].filter(Boolean).join(" · ");
+  const facts = [model.value?.id ?? "", condition, numSet ? `${numSet} ${numSet === 1 ? "setting" : "settings"}` : ""]
+    .filter(Boolean)
+    .join(" · ");
   return (
     <header class="head">
       <button

@@ -31,7 +31,7 @@ export function Settings() {
           <label for="system">System prompt</label>
           <textarea
             id="system"
-            rows={5}
+            rows={4}
             data-first
             data-testid="setting-system"
             aria-describedby="system-hint"
@@ -76,7 +76,7 @@ export function Settings() {
           <NumberField
             name="topP"
             label="Top p"
-            hint="Draws from the likeliest only"
+            hint="Likeliest words only"
             range="above 0, up to 1"
             testid="setting-top-p"
             params={params}
