@@ -167,14 +167,14 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
     export.refuse_unsaved_end()
 
 
-def ways_of(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> list[str]:
+def ways_of(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> tuple[str, ...]:
     """Say how attention, loss and saving go, and why."""
     ways = [attention.way_of(model, ranks.device, getattr(torch, config.dtype)).why]
     if because := output_layer(model).plain_because:
         ways.append(f"loss from whole logits, which takes more memory: {because}")
     if config.strategy == "deepspeed":
         ways.append("resume checkpoints are written while training waits, which FSDP2 does beside it")
-    return ways
+    return tuple(ways)
 
 
 def probe_memory(

@@ -31,7 +31,7 @@ class Started:
     strategy: str
     num_parameters: int
     num_steps: int
-    ways: list[str] = field(default_factory=list)
+    ways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
