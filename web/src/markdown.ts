@@ -50,7 +50,7 @@ const LANGUAGES = {
 for (const [name, language] of Object.entries(LANGUAGES)) hljs.registerLanguage(name, language);
 
 /** Beyond these, code stays plain: its colours would cost more than a frame. */
-const MAX_HIGHLIGHTED_CHARS = 50_000;
+const MAX_HIGHLIGHTED_CHARS = 20_000;
 const MAX_HIGHLIGHTED_STREAMING_CHARS = 4_000;
 
 const SAFE_LINK = /^(?:https?:\/\/|mailto:)[^\s]/i;
@@ -153,10 +153,38 @@ md.renderer.rules.task_box = (tokens, index) => {
   return `<input type="checkbox" disabled=""${done ? ' checked=""' : ""} aria-label="${done ? "done" : "to do"}">`;
 };
 
-/** Gives Markdown as HTML that may be put into the page. `streaming` leaves long code plain. */
+const blocksOnly = new MarkdownIt({ html: false });
+blocksOnly.core.ruler.enableOnly(["normalize", "block"]);
+
+/** The beginning of a line that may still become a list, a task, a heading, a quote, a rule or a fence. */
+const LOOSE_LINE =
+  /(?:^|\n)[ \t>]*(?:(?:[-*+]|\d{1,9}[.)]?)[ \t]*(?:\[[ xX]?\]?)?|#{1,6}|[-*_=]{2,}|`{1,3}[\w+#.-]*|~{1,3})?[ \t]*$/;
+/** Rows that are a table once the line of dashes below them is there. */
+const LOOSE_ROW = /(?:^|\n[ \t]*\n)[ \t]*\|[^\n]*(?:\n[ \t|:-]*)?$/;
+
+/** Leaves out of a growing text what would be drawn in one way now and in another with the next letters. */
+function withoutLooseEnd(text: string): string {
+  const last = blocksOnly.parse(text, {}).at(-1);
+  const isOpened = last?.type === "fence" && (last.map?.[0] ?? 0) < text.split("\n").length - 1;
+  if (isOpened || last?.type === "code_block") return text;
+  const clear = text.replace(LOOSE_ROW, "").replace(LOOSE_LINE, "");
+  const start = clear.lastIndexOf("\n") + 1;
+  return clear.slice(0, start) + closed(clear.slice(start));
+}
+
+/** Ends what a line has begun: a code span, bold text, a link, which shows its words until its address is there. */
+function closed(line: string): string {
+  if ((line.match(/`/g)?.length ?? 0) % 2) return `${line}\``;
+  const open = /(?:^|[^\\])(!?\[(?:([^\][\n]*)|([^\][\n]*)\](?:\([^)\s]*)?))$/.exec(line);
+  const shown = open ? line.slice(0, -(open[1]?.length ?? 0)) + (open[2] ?? open[3] ?? "") : line;
+  const isBold = (shown.match(/\*\*/g)?.length ?? 0) % 2 === 1 && /\*\*[^\s*][^*]*$/.test(shown);
+  return isBold ? `${shown.trimEnd()}**` : shown;
+}
+
+/** Gives Markdown as HTML that may be put into the page. `streaming`: more comes, and long code is left plain. */
 export function renderMarkdown(text: string, options: { streaming?: boolean } = {}): string {
   const env: Env = { streaming: options.streaming ?? false };
-  return DOMPurify.sanitize(md.render(text, env), {
+  return DOMPurify.sanitize(md.render(env.streaming ? withoutLooseEnd(text) : text, env), {
     ALLOWED_TAGS,
     ALLOWED_ATTR: [...PLAIN_ATTR, "href"],
     // DOMPurify holds every other value to the form of an address.
@@ -167,8 +195,6 @@ export function renderMarkdown(text: string, options: { streaming?: boolean } = 
   });
 }
 
-const blocksOnly = new MarkdownIt({ html: false });
-blocksOnly.core.ruler.enableOnly(["normalize", "block"]);
 /** A line that begins so is text, whatever else comes: no list, fence, table, heading, quote or rule. */
 const SURELY_TEXT = /^\p{L}/u;
 
