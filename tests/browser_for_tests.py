@@ -30,7 +30,9 @@ document.addEventListener("securitypolicyviolation", (event) => {
 window.__shifts = [];
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) {
-    if (!entry.hadRecentInput) window.__shifts.push([entry.startTime, entry.value]);
+    const moved = entry.sources.map(({ node, previousRect: from, currentRect: to }) =>
+      `${(node?.outerHTML ?? node?.data ?? "").slice(0, 90)} ${from.x},${from.y} to ${to.x},${to.y}`);
+    if (!entry.hadRecentInput) window.__shifts.push([entry.startTime, entry.value, moved]);
   }
 }).observe({ type: "layout-shift", buffered: true });
 window.__longTasks = [];
@@ -68,6 +70,7 @@ class Stage:
         self.asked: list[tuple[str, SamplingSpec]] = []
         self.num_running = 0
         self.num_aborted = 0
+        self.progress = 0
 
     def say(self, *texts: str, delay_seconds: float = 0.0, fail_after_tokens: int | None = None) -> None:
         """Set the next answers; after the last, questions are echoed again."""
@@ -108,6 +111,7 @@ class Stage:
         try:
             async with contextlib.aclosing(engine.generate(prompt_ids, spec)) as deltas:
                 async for delta in deltas:
+                    self.progress += 1
                     yield delta
         except (asyncio.CancelledError, GeneratorExit):
             self.num_aborted += 1
@@ -163,9 +167,8 @@ class Visit:
         """Wait until a script gives something true. Playwright's own way would be refused by the page's CSP."""
         end = time.monotonic() + timeout_seconds
         while not self.page.evaluate(script, arg):
-            assert time.monotonic() < end, (
-                f"not within {timeout_seconds} s: {script}\n{self.page.inner_text('body')[-2000:]}"
-            )
+            seen = self.page.inner_text("body")[-2000:] if time.monotonic() > end else ""
+            assert time.monotonic() < end, f"not within {timeout_seconds} s: {script}\n{seen}"
             self.page.wait_for_timeout(15)
 
     def reply_to(self, text: str) -> Any:
