@@ -177,12 +177,12 @@ def _option_in(value: str, options: Sequence[str]) -> str | None:
     known = [as_stated(option) for option in options]
     if value in known:
         return value
-    if re.search(r"\b(?:not|neither|nor|or)\b|n['’]t\b", value):
-        return None
     found = [option for option in known if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", value)]
-    first = [option for option in found if re.match(rf"{re.escape(option)}(?!\w)", value)]
-    several = first or found
-    return several[0] if len(several) == 1 else None
+    first = [option for option in found if re.match(rf"{re.escape(option)}(?!\w)(?! (?:or|and)\b)", value)]
+    if len(first) == 1:
+        return first[0]
+    is_denied = re.search(r"\b(?:not|neither|nor|or)\b|n['’]t\b", value)
+    return found[0] if len(found) == 1 and not is_denied else None
 
 
 def _first_sentence(text: str) -> str:
