@@ -1,7 +1,10 @@
 """The embedded engine on tiny random models: the contract, parity with `generate`, batching, and death."""
 
 import asyncio
+import functools
+import statistics
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +162,68 @@ def test_a_long_prompt_lets_the_others_go_on(llama_dir: Path) -> None:
         await short.aclose()
 
     with_engine(llama_dir, body)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count, from now on, the tokens of a row in each of the model's steps."""
+    widths: list[int] = []
+    forward = LlamaForCausalLM.forward
+
+    @functools.wraps(forward)  # the engine asks for the parameters by their names
+    def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        widths.append(kwargs["input_ids"].shape[1])
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", counting)
+    return widths
+
+
+def test_a_prompt_is_read_in_chunks_of_64_and_given_up_between_two(
+    llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = counted(monkeypatch)
+
+    async def body(engine: HfEngine, case: Case) -> None:
+        prompt = (PROMPTS[3] * 40)[:480]
+        await ask(case, prompt, max_tokens=2)
+        assert widths == [64] * 7 + [32, 1]
+        widths.clear()
+        task = asyncio.create_task(ask(case, prompt, max_tokens=400))
+        while len(widths) < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        seen = len(widths)
+        while engine.num_running:
+            await asyncio.sleep(0)
+        # The step under way, and one that began before the word was out.
+        assert len(widths) <= seen + 2 < 8
+
+    with_engine(llama_dir, body)
+
+
+@pytest.mark.slow
+def test_eight_streams_at_once_give_twice_the_tokens_of_one_after_another(tmp_path: Path) -> None:
+    sizes = SIZES | {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4}
+    folder = save(LlamaConfig(**sizes), tmp_path)
+
+    async def body(engine: HfEngine, case: Case) -> None:
+        async def seconds(at_once: bool) -> float:
+            # Of the processor, not of the clock: others may be at work here.
+            began = time.process_time()
+            asked = [ask(case, PROMPTS[index], max_tokens=48) for index in range(8)]
+            if at_once:
+                answers = await asyncio.gather(*asked)
+            else:
+                answers = [await each for each in asked]
+            assert [len(got.token_ids) for got in answers] == [48] * 8
+            return time.process_time() - began
+
+        await seconds(True)
+        ratios = [await seconds(False) / await seconds(True) for _ in range(3)]
+        assert statistics.median(ratios) >= 2, ratios
+
+    with_engine(folder, body)
 
 
 def test_a_failing_step_ends_every_stream(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ in: ServeConfig and the model as it was found, out: ServePlan
 from dataclasses import dataclass, replace
 
 from ochatctl.engine.load import LoadedModel
-from ochatctl.memory import Need, gpus, num_cpus, ram, read_shape, read_weights, serving_need
+from ochatctl.memory import Need, Part, add_up, gpus, num_cpus, ram, read_shape, read_weights, serving_need
 from ochatctl.serve.config import ServeConfig
 
 # vLLM's own default of `gpu_memory_utilization`.
@@ -62,6 +62,12 @@ def make_plan(config: ServeConfig, model: LoadedModel) -> ServePlan:
             if element_bytes == _FLOAT32_BYTES:
                 parts = (replace(parts[0], formula=f"parameters x {_FLOAT32_BYTES} bytes"), *parts[1:])
             need = replace(need, parts=parts)
+        if model.adapters:
+            num_bytes = sum(
+                file.stat().st_size for each in model.adapters for file in each.folder.glob("adapter_model.*")
+            )
+            adapters = Part(name="adapters", num_bytes=num_bytes, formula=f"{len(model.adapters)}, as stored")
+            need = add_up(need.what, (*need.parts, adapters))
     if is_gpu:
         used = here[:num_gpus]
         ratio = load.gpu_memory_utilization or _VLLM_RATIO
