@@ -78,7 +78,7 @@ def ours(task: dict[str, Any]) -> None:
     from ochatctl.serve.app import create_app
     from ochatctl.serve.config import AppConfig, LimitConfig, LogConfig
     from ochatctl.serve.logs import RequestRecord
-    from ochatctl.serve.server import Interrupted, bind, run_app
+    from ochatctl.serve.server import Interrupted, bind, run_app, settle
     from ochatctl.serve.start import _loop_factory
 
     pieces = task["pieces"]
@@ -90,6 +90,7 @@ def ours(task: dict[str, Any]) -> None:
         context_tokens = task["context"]
         unsupported: frozenset[str] = frozenset()
         num_running = 0
+        progress = 0
 
         def __init__(self) -> None:
             self._steps = Steps(task["tick_ms"])
@@ -142,6 +143,7 @@ def ours(task: dict[str, Any]) -> None:
             app.user_middleware = [Middleware(Bare)]
         (listener,) = bind("127.0.0.1", 0)
         port = listener.getsockname()[1]
+        settle()
         await run_app(app, [listener], limits=limits, on_ready=lambda: say(port=port))
 
     try:

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from ochatctl import __version__
 from ochatctl.chat.families import Family
 from ochatctl.chat.tokenizer import Tokenizer
-from ochatctl.engine.base import Delta, Engine
+from ochatctl.engine.base import Engine
 from ochatctl.engine.prompt import stop_token_ids
 from ochatctl.errors import OchatError
 from ochatctl.serve import metrics as metrics_module
@@ -107,6 +107,9 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
     ]
     app = Starlette(
         routes=[
+            # They are tried in this order.
+            Route("/v1/chat/completions", chats, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
             Route(INDEX, info.front),
             Route("/health", info.health),
             Route("/ready", info.ready),
@@ -115,8 +118,6 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
             Route("/openapi.json", info.openapi),
             Route("/v1/models", info.models),
             Route("/v1/models/{name:path}", info.model),
-            Route("/v1/chat/completions", chats, methods=["POST"]),
-            Route("/v1/completions", completions, methods=["POST"]),
             Route("/tokenize", tokenizing.tokenize, methods=["POST"]),
             Route("/detokenize", tokenizing.detokenize, methods=["POST"]),
             *(Route(path, file.answer, include_in_schema=False) for path, file in page.items() if path != INDEX),
@@ -249,30 +250,28 @@ class Answering(Generic[AskT]):
         prepared = await self.form.prepare(request)
         record.num_prompt_tokens = prepared.num_prompt_tokens
         record.warning = prepared.warning
-        drawing = draw(self.engine, prepared.draws)
-        async with aclosing(drawing) as deltas:
-            if request.stream:
-                await self._stream(request, prepared, deltas, record, send)
-            else:
-                await self._whole(request, prepared, deltas, record, send)
+        if request.stream:
+            await self._stream(request, prepared, record, send)
+        else:
+            await self._whole(request, prepared, record, send)
 
     async def _whole(
         self,
         request: AskT,
         prepared: Prepared,
-        deltas: AsyncIterator[tuple[int, Delta]],
         record: RequestRecord,
         send: Send,
     ) -> None:
         choices = [Gathered() for _ in prepared.draws]
         keeps_deltas = self.form.wants_logprobs(request)
-        async for index, delta in deltas:
-            record.note(index, delta)
-            choice = choices[index]
-            choice.texts.append(delta.text)
-            choice.finish_reason = delta.finish_reason
-            if keeps_deltas:
-                choice.deltas.append(delta)
+        async with aclosing(draw(self.engine, prepared.draws)) as deltas:
+            async for index, delta in deltas:
+                record.note(index, delta)
+                choice = choices[index]
+                choice.texts.append(delta.text)
+                choice.finish_reason = delta.finish_reason
+                if keeps_deltas:
+                    choice.deltas.append(delta)
         num_prompt, num_answer = record.num_prompt_tokens, record.num_answer_tokens
         usage = Usage(prompt_tokens=num_prompt, completion_tokens=num_answer, total_tokens=num_prompt + num_answer)
         answer = self.form.whole(request, prepared, choices, usage)
@@ -285,7 +284,6 @@ class Answering(Generic[AskT]):
         self,
         request: AskT,
         prepared: Prepared,
-        deltas: AsyncIterator[tuple[int, Delta]],
         record: RequestRecord,
         send: Send,
     ) -> None:
@@ -293,14 +291,17 @@ class Answering(Generic[AskT]):
         writer: EventWriter | None = None
         with ExitStack() as stack:
             try:
-                async for index, delta in deltas:
-                    record.note(index, delta)
-                    if writer is None:
-                        headers = [*_STREAM_HEADERS, *_warning(prepared)]
-                        await send({"type": "http.response.start", "status": 200, "headers": headers})
-                        writer = EventWriter(send, self.pace, keep_alive_seconds=self.config.limits.keep_alive_seconds)
-                        stack.callback(writer.stop)
-                    await writer.write(events.of(index, delta))
+                async with aclosing(draw(self.engine, prepared.draws)) as deltas:
+                    async for index, delta in deltas:
+                        record.note(index, delta)
+                        if writer is None:
+                            headers = [*_STREAM_HEADERS, *_warning(prepared)]
+                            await send({"type": "http.response.start", "status": 200, "headers": headers})
+                            writer = EventWriter(
+                                send, self.pace, keep_alive_seconds=self.config.limits.keep_alive_seconds
+                            )
+                            stack.callback(writer.stop)
+                        await writer.write(events.of(index, delta))
                 last = events.end()
             except Exception as error:
                 if writer is None:
@@ -317,24 +318,27 @@ class Answering(Generic[AskT]):
 
 async def _until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> bool:
     """Do the work; cancel it where the client goes away first. Tell whether it was done."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(receive))
+    this = asyncio.current_task()
+    assert this is not None, "requests are answered in tasks"
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        this.cancel()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            return False
-        await working
-        return True
+        await work
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        this.uncancel()
     finally:
         watching.cancel()
-        if not working.done():
-            working.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    return not gone
 
 
 async def _render(request: Request, error: Exception) -> Response:

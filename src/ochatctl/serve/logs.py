@@ -83,9 +83,14 @@ class RequestLog:
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether lines go anywhere."""
+        return self._stderr is not None or self._file is not None
+
     def write(self, table: dict[str, Any]) -> None:
         """Put a line on its way."""
-        if self._stderr is None and self._file is None:
+        if not self.is_on:
             return
         try:
             # ASCII only: nothing can break a line or reach a terminal as a control sequence.
@@ -158,6 +163,8 @@ class RequestLogging:
             num_prompt_tokens=record.num_prompt_tokens,
             num_answer_tokens=record.num_answer_tokens,
         )
+        if not self._log.is_on:
+            return
         client = scope.get("client")
         table = {
             "time": _now(),

@@ -15,7 +15,7 @@ from ochatctl.serve.config import AppConfig, ServeConfig
 from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.pages import curl_line
 from ochatctl.serve.plan import ServePlan, make_plan
-from ochatctl.serve.server import Interrupted, bind, check_port, check_tls, is_loopback, run_app
+from ochatctl.serve.server import Interrupted, bind, check_port, check_tls, is_loopback, run_app, settle
 from ochatctl.serve.web_page import read_page
 
 Note = Callable[[str], None]
@@ -64,6 +64,7 @@ async def _serve(config: ServeConfig, model: LoadedModel, note: Note) -> None:
         sockets = bind(config.host, config.port)
         app_config = _app_config(config, model, sockets[0].getsockname()[1])
         app = create_app(model.engine, model.family, model.tokenizer, app_config)
+        settle()
         await run_app(
             app,
             sockets,
