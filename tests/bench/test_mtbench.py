@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from chat_stub_for_tests import MODEL, answer_to, chat_stub
+from mtbench_for_tests import ROWS, write_files
 
 from ochatctl.bench.run import RunConfig
 from ochatctl.bench.suites.mtbench import MtBench, run_mtbench
@@ -15,21 +16,11 @@ from ochatctl.cli.output import Output
 from ochatctl.errors import DataError
 
 QUIET = Output(quiet=True)
-ROWS: list[dict[str, Any]] = [
-    {"question_id": 81, "category": "writing", "turns": ["Write a line.", "Now shorter."]},
-    {"question_id": 91, "category": "roleplay", "turns": ["Be a pirate.", "Say goodbye."]},
-    {"question_id": 111, "category": "math", "turns": ["1 + 1?", "Twice that?"], "reference": ["2", "4"]},
-    {"question_id": 141, "category": "stem", "turns": ["What is light?", "How fast?"]},
-    {"question_id": 900, "category": "other", "turns": ["Hello?"]},
-    {"question_id": 901, "category": "writing", "turns": ["Rhyme."], "required_temperature": 0.2},
-]
 
 
 @pytest.fixture
 def questions(tmp_path: Path) -> Path:
-    path = tmp_path / "question.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return path
+    return write_files(tmp_path)["questions"]
 
 
 def config(base_url: str, out: Path, **changes: Any) -> RunConfig:
