@@ -1,7 +1,7 @@
 """One benchmark run of any suite: whom it asks, which journal it goes on with, and what it brings home."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ async def run_dialogues(
     *,
     purse: Purse | None = None,
     later: Callable[[Path, Sequence[Record]], Sequence[Load]] = lambda out_dir, records: (),
+    ready: Callable[[], Awaitable[object]] | None = None,
 ) -> Run:
     """Get the answers that the journal lacks; where it lacks none, no engine is started and nothing is sent.
 
@@ -79,7 +80,8 @@ async def run_dialogues(
     neither, so that a run with a larger one goes on where a smaller one ended.
 
     Before anything is sent, the user hears what it will be and, where it may cost money, is asked; `later` gives what
-    the suite will send afterwards, to a judge, of which the user hears in the same breath.
+    the suite will send afterwards, to a judge, of which the user hears in the same breath. `ready` is awaited then: a
+    judge that is not there is heard of before hours of answers, not after.
 
     Raises:
         UsageProblem: the journal was begun with other content or settings.
@@ -107,7 +109,10 @@ async def run_dialogues(
         if num_kept:
             watch.note(f"{num_kept} of {len(given)} questions are answered in {journal.path} already")
         load = _load(missing, journal, config, who)
-        ask_leave([load, *later(out_dir, journal.records)], config.leave, watch)
+        afterwards = list(later(out_dir, journal.records))
+        ask_leave([load, *afterwards], config.leave, watch)
+        if missing and ready is not None and any(each.num_requests for each in afterwards):
+            await ready()
         if missing:
             await _collect(missing, journal, config, who, watch, purse or config.purse(), load)
         return Run(model=who.name, slug=who.slug, out_dir=out_dir, journal=journal.path, records=journal.records)

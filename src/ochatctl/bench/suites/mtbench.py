@@ -16,7 +16,7 @@ from typing import Literal
 from ochatctl.bench.cost import CHARS_PER_TOKEN, Load, Purse, ask_leave
 from ochatctl.bench.datasets import data_file
 from ochatctl.bench.journal import Record
-from ochatctl.bench.judge import JudgeReport
+from ochatctl.bench.judge import JudgeReport, preflight
 from ochatctl.bench.results import write_result
 from ochatctl.bench.run import EXPECTED_ANSWER_TOKENS, RUNS_DIR, RunConfig, run_dialogues
 from ochatctl.bench.runner import Dialogue, Watch
@@ -29,7 +29,7 @@ from ochatctl.bench.suites.mtbench_files import (
     read_questions,
     write_rows,
 )
-from ochatctl.bench.suites.mtbench_judge import Compat
+from ochatctl.bench.suites.mtbench_judge import ASK, Compat
 from ochatctl.bench.suites.mtbench_judging import Judging
 from ochatctl.bench.suites.mtbench_score import PairScore, SingleScore
 from ochatctl.bench.target import slug_of
@@ -206,7 +206,9 @@ async def _ask_model(
         for question in asked
     ]
     content = {"questions": digest_of(questions)}
-    run = await run_dialogues("mtbench", content, dialogues, config, watch, purse=purse, later=later)
+    run = await run_dialogues(
+        "mtbench", content, dialogues, config, watch, purse=purse, later=later, ready=lambda: _preflight(config)
+    )
     rows = list(answer_rows(asked, run.records, run.model))
     path = run.out_dir / "model_answer" / f"{run.slug}.jsonl"
     write_rows(path, rows)
@@ -221,6 +223,11 @@ async def _ask_model(
         records=records,
         errors=tuple(f"{record.id}, turn {record.turn}: {record.error}" for record in records if record.error),
     )
+
+
+async def _preflight(config: RunConfig) -> None:
+    if config.judge is not None:
+        await preflight(config.judge, ASK)
 
 
 def _given(
