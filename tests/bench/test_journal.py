@@ -82,8 +82,12 @@ def test_yes_overwrites_a_journal_of_other_settings_and_keeps_one_of_the_same(tm
     path = written(tmp_path / "journal.jsonl")
     with Journal(path, SETTINGS, yes=True) as journal:
         assert journal.records == RECORDS
+    before = path.read_bytes()
     with Journal(path, SETTINGS | {"max_tokens": 64}, yes=True) as journal:
         assert journal.records == ()
+    # What it held may have cost money: it stands beside the new one.
+    (aside,) = (other for other in tmp_path.iterdir() if other != path)
+    assert aside.read_bytes() == before
     with Journal(path, SETTINGS | {"max_tokens": 64}):
         pass
 
