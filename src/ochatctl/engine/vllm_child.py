@@ -1,11 +1,10 @@
 """What vLLM's engine process does first: it binds its life to that of our process.
 
 vLLM starts it by `multiprocessing`, and it outlives a parent that is killed, with all of its GPU memory. vLLM calls
-`die_with_server` in every process of its own (entry point `vllm.general_plugins` in `pyproject.toml`).
+`die_with_server` in every process of its own (entry point `vllm.platform_plugins` in `pyproject.toml`).
 """
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
@@ -18,12 +17,20 @@ _PR_SET_PDEATHSIG = 1
 def die_with_server() -> None:
     """Ask the kernel to kill this process when its parent ends, however it ends; in our own process, nothing.
 
-    vLLM's workers are children of its engine's process, and end with that.
+    vLLM's workers are children of its engine's process, and end with that. Called as vLLM is imported, before the
+    engine waits for a first word of its parent; it names no platform, which is what else such a plugin could do.
     """
-    parent = multiprocessing.parent_process()
-    if parent is not None and str(parent.pid) == os.environ.get(PARENT_PID):
-        die_with(parent.pid)
+    named = os.environ.get(PARENT_PID, "")
+    if not named or named == str(os.getpid()):
+        return
+    if os.getppid() == int(named):
+        die_with(int(named))
         os.environ[PARENT_PID] = str(os.getpid())
+        return
+    try:
+        os.kill(int(named), 0)
+    except ProcessLookupError:
+        os._exit(1)
 
 
 def die_with(parent_pid: int | None) -> None:
