@@ -92,12 +92,11 @@ def chunk_row(bench: "Bench") -> None:
     if "failed" in told:
         show_row("CPU a streamed chunk, of vLLM's classes", told["failed"], "", "<= 1/15")
         return
-    micro = {name: 1e6 * statistics.median(told[name]) for name in ("ours", "loop", "vllm")}
-    ours = micro["ours"] - micro["loop"]
+    ours, vllm = (1e6 * statistics.median(told[name]) for name in ("ours", "vllm"))
     show_row(
         "CPU a streamed chunk, of vLLM's classes",
-        f"{ours:.2f} us : {micro['vllm']:.2f} us",
-        f"1/{micro['vllm'] / ours:.0f}",
+        f"{ours:.2f} us : {vllm:.2f} us",
+        f"1/{vllm / ours:.0f}",
         "<= 1/15",
     )
 

@@ -380,20 +380,9 @@ def chunks(task: dict[str, Any]) -> None:
     writer = sse.ChatChunks(head=head, to_logprobs=ChatLogprobs.__new__(ChatLogprobs), with_logprobs=False)
     deltas = [Delta(token_ids=(10,), text=piece) for piece in pieces]
 
-    async def given() -> AsyncGenerator[tuple[int, Delta], None]:
-        for delta in deltas:
-            yield 0, delta
-
-    async def write() -> int:
-        size = 0
-        async for event in sse.events(given(), head, writer):
-            size += len(event)
-        return size
-
-    async def drain() -> int:
-        async for _, delta in given():
-            len(delta.text)
-        return 0
+    def of_ours() -> int:
+        events = sse.Events(head, writer)
+        return sum(len(events.of(0, delta)) for delta in deltas)
 
     def of_vllm() -> int:
         size = 0
@@ -416,12 +405,7 @@ def chunks(task: dict[str, Any]) -> None:
         work()
         return (time.process_time() - began) / len(pieces)
 
-    loop = asyncio.new_event_loop()
-    arms: dict[str, Callable[[], Any]] = {
-        "ours": lambda: loop.run_until_complete(write()),
-        "loop": lambda: loop.run_until_complete(drain()),
-        "vllm": of_vllm,
-    }
+    arms: dict[str, Callable[[], Any]] = {"ours": of_ours, "vllm": of_vllm}
     gc.disable()
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(task["rounds"] + 1):
