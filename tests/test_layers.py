@@ -23,7 +23,7 @@ HOMES = {
     "rich": ["cli/"],
     "starlette": ["serve/"],
     "uvicorn": ["serve/"],
-    "msgspec": ["serve/protocol.py"],
+    "msgspec": ["serve/protocol.py", "serve/decoding.py"],
     "httpx": ["engine/client.py", "hub.py", "data/transfer.py"],
     "prometheus_client": ["serve/metrics.py"],
     "torch": ["train/", "vocab/", "base_model.py", "engine/hf"],

@@ -76,11 +76,12 @@ def test_a_flag_that_is_unknown_is_named_with_the_way_to_vllm() -> None:
 def test_every_limit_is_a_flag_with_its_default() -> None:
     from dataclasses import asdict
 
+    from ochatctl.engine.load import LoadConfig
     from ochatctl.serve.config import LimitConfig
 
     command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     params = {param.name: param for param in command.params}
-    limits = asdict(LimitConfig())
+    limits = asdict(LimitConfig()) | {"schema_timeout_seconds": LoadConfig().schema_timeout_seconds}
     assert len(limits) > 15
     assert {name: params[name].default for name in limits} == limits
     assert all(params[name].show_default for name in limits)

@@ -59,8 +59,9 @@ TABLE: list[tuple[str, Any, int, str, str | None]] = [
     ("bytes that are not UTF-8", b'{"model":"\xff","messages":[]}', 400, NOT_JSON, None),
     ("a lone surrogate", b'{"model":"echo","messages":[{"role":"user","content":"\\ud800"}]}', 400, NOT_JSON, None),
     ("a lone surrogate in the condition", RAW + b',"condition":"\\udc00!"}', 400, NOT_JSON, None),
-    ("deep nesting", b'{"x":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, NOT_JSON, None),
-    ("deep nesting in messages", b'{"messages":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, INVALID, "messages[0]"),
+    ("deep nesting", b'{"x":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, "too_deep", None),
+    ("deep nesting in messages", b'{"messages":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, "too_deep", None),
+    ("100 levels and one", RAW + b',"x":' + b"[" * 100 + b"]" * 100 + b"}", 400, "too_deep", None),
     ("no model", {"messages": [USER]}, 400, MISSING, "model"),
     ("model null", BASE | {"model": None}, 400, INVALID, "model"),
     ("model 3", BASE | {"model": 3}, 400, INVALID, "model"),
@@ -263,7 +264,7 @@ OTHERS: list[tuple[str, str, Any, int, str, str | None]] = [
     (COMPLETION, "stream_options", TEXT_BASE | {"stream_options": {}}, 400, INVALID, "stream_options"),
     (COMPLETION, "half an object", b"{", 400, NOT_JSON, None),
     (COMPLETION, "a lone surrogate", b'{"model":"echo","prompt":"\\ud800"}', 400, NOT_JSON, None),
-    (COMPLETION, "deep nesting", b'{"prompt":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, INVALID, "prompt[0][0]"),
+    (COMPLETION, "deep nesting", b'{"prompt":' + b"[" * 40_000 + b"]" * 40_000 + b"}", 400, "too_deep", None),
     (COMPLETION, "too large", TEXT_BASE | {"prompt": "x" * 100_001}, 413, "request_too_large", None),
     (TOKENIZE, "nothing", {}, 400, MISSING, "prompt"),
     (TOKENIZE, "both", {"prompt": "x", "messages": [USER]}, 400, MISSING, "prompt"),
@@ -388,3 +389,36 @@ def test_what_an_engine_cannot_do_is_refused_by_name() -> None:
 def test_the_table_is_long_enough_to_mean_something() -> None:
     assert len(TABLE) >= 150
     assert len(OTHERS) >= 50
+
+
+def test_limits_that_are_set_are_the_ones_that_hold_and_are_told() -> None:
+    at_most = {"max_depth": 5, "max_choices": 2, "max_prompts": 3, "max_stops": 1, "max_stop_chars": 4}
+    deep = {"x": [[[[[]]]]]}
+    # What goes, and what is one too many: the fault's message names the limit.
+    rows: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+        ("max_depth", {"x": [[[[]]]]}, deep, "the body nests deeper than 5 levels"),
+        ("max_choices", {"n": 2}, {"n": 3}, "`n`: it is more than 2"),
+        ("max_stops", {"stop": ["a"]}, {"stop": ["a", "b"]}, "`stop`: 2 strings, and at most 1 are allowed"),
+        ("max_stop_chars", {"stop": "abcd"}, {"stop": "abcde"}, "`stop`: each string must have 1 to 4 characters"),
+    ]
+    with serving(**at_most) as served:
+        client = httpx.Client(base_url=served.base_url)
+        for name, good, bad, message in rows:
+            for stream in (False, True):
+                body = BASE | {"stream": stream}
+                assert client.post("/v1/chat/completions", json=body | good).status_code == 200, name
+                refused = client.post("/v1/chat/completions", json=body | bad)
+                assert (refused.status_code, refused.json()["error"]["message"]) == (400, message)
+        several = {"model": "echo", "prompt": ["a", "b"], "n": 2}
+        refused = client.post("/v1/completions", json=several)
+        assert refused.json()["error"]["message"] == "`prompt`: prompts times `n` is more than 3"
+        assert client.post("/v1/completions", json=several | {"n": 1}).status_code == 200
+        for path in ("/tokenize", "/detokenize"):
+            assert client.post(path, json=deep).json()["error"]["code"] == "too_deep"
+        told = client.get("/openapi.json").json()["components"]["schemas"]
+        for name in ("ChatCompletionRequest", "CompletionRequest"):
+            properties = told[name]["properties"]
+            assert {"minimum": 1, "maximum": 2, "type": "integer"} in properties["n"]["anyOf"]
+            text = {"type": "string", "minLength": 1, "maxLength": 4}
+            assert properties["stop"]["anyOf"][:2] == [text, {"type": "array", "items": text, "maxItems": 1}]
+        client.close()

@@ -13,7 +13,7 @@ from serving_for_tests import byte_tokenizer, serving
 from ochatctl.chat.families import get_family
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.serve.app import create_app
-from ochatctl.serve.config import AppConfig
+from ochatctl.serve.config import AppConfig, LimitConfig
 from ochatctl.serve.openapi import document
 
 FAMILY = get_family("openchat_v3.2")
@@ -30,7 +30,9 @@ def test_every_address_is_told_and_every_told_address_is_there() -> None:
         if method != "HEAD"
     }
     told = {
-        (path, method) for path, methods in document(("m",), needs_key=False)["paths"].items() for method in methods
+        (path, method)
+        for path, methods in document(("m",), needs_key=False, limits=LimitConfig())["paths"].items()
+        for method in methods
     }
     assert told == served
 
@@ -44,14 +46,14 @@ def test_every_reference_leads_somewhere_and_keys_are_told_only_where_there_are_
         own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
         return own | {each for part in node.values() for each in references(part)}
 
-    whole = document(("m", "n"), needs_key=True, root_path="/llm")
+    whole = document(("m", "n"), needs_key=True, limits=LimitConfig(), root_path="/llm")
     found = references(whole)
     assert len(found) > 15
     assert {name.rsplit("/", 1)[1] for name in found} <= set(whole["components"]["schemas"])
     assert whole["servers"] == [{"url": "/llm"}]
     open_paths = {path for path, methods in whole["paths"].items() if "security" not in next(iter(methods.values()))}
     assert open_paths == {"/", "/health", "/ready"}
-    assert "security" not in str(document(("m",), needs_key=False))
+    assert "security" not in str(document(("m",), needs_key=False, limits=LimitConfig()))
 
 
 def test_the_server_gives_its_document() -> None:

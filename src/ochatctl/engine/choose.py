@@ -69,6 +69,7 @@ def open_engine(
     trust_remote_code: bool = False,
     vllm_args: Mapping[str, Any] | None = None,
     adapters: Sequence[Adapter] = (),
+    schema_timeout_seconds: float = 5.0,
 ) -> Engine:
     """Make an engine, not yet started. `context_tokens` None is all that the model has; `vllm_args` go to vLLM as is.
 
@@ -107,6 +108,7 @@ def open_engine(
         trust_remote_code=trust_remote_code,
         extra_args=vllm_args,
         adapters=adapters,
+        schema_timeout_seconds=schema_timeout_seconds,
     )
 
 

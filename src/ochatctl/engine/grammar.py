@@ -31,7 +31,7 @@ class GrammarCheck:
     Started early, its child is ready by the first schema: it loads for 5 to 15 seconds.
     """
 
-    def __init__(self, model_dir: Path, *, timeout_seconds: float = 5.0) -> None:
+    def __init__(self, model_dir: Path, *, timeout_seconds: float) -> None:
         self._model_dir = model_dir
         self._timeout_seconds = timeout_seconds
         # Schema -> its fault, or nothing.

@@ -40,6 +40,8 @@ class LoadConfig:
     adapters: Mapping[str, str] = field(default_factory=dict)
     # Passed on to vLLM as they are.
     engine_args: Mapping[str, Any] = field(default_factory=dict)
+    # For a schema to be compiled; the process that does it is killed then.
+    schema_timeout_seconds: float = 5.0
     trust_remote_code: bool = False
 
 
@@ -131,6 +133,7 @@ def load_model(config: LoadConfig, note: Note) -> LoadedModel:
         dtype=config.dtype,
         vllm_args=_vllm_args(config, by_ray=by_ray),
         adapters=adapters,
+        schema_timeout_seconds=config.schema_timeout_seconds,
     )
     return LoadedModel(
         engine=engine,

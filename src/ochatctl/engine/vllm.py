@@ -66,6 +66,7 @@ class VllmEngine:
         trust_remote_code: bool = False,
         extra_args: Mapping[str, Any] | None = None,
         adapters: Sequence[Adapter] = (),
+        schema_timeout_seconds: float = 5.0,
     ) -> None:
         self.context_tokens = context_tokens or 0
         # vLLM holds an answer to a schema by a tokenizer of its own, which it cannot read from a SentencePiece model.
@@ -98,6 +99,7 @@ class VllmEngine:
         self._dead = "it is not started"
         self._vocab_size = 0
         self._grammars: GrammarCheck | None = None
+        self._schema_timeout_seconds = schema_timeout_seconds
         self._numbers = itertools.count()
         self._num_outputs = 0
 
@@ -115,7 +117,7 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         _bind_children()
         if "json_schema" not in self.unsupported:
-            self._grammars = GrammarCheck(self._model_dir)
+            self._grammars = GrammarCheck(self._model_dir, timeout_seconds=self._schema_timeout_seconds)
             await self._grammars.start()
         try:
             await self._open()

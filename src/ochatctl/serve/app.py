@@ -191,7 +191,8 @@ class Information:
 
     async def openapi(self, request: Request) -> Response:
         needs_key = self.config.needs_key
-        return _json(document(self.config.model_names, needs_key=needs_key, root_path=self.config.root_path))
+        limits, root_path = self.config.limits, self.config.root_path
+        return _json(document(self.config.model_names, needs_key=needs_key, limits=limits, root_path=root_path))
 
     async def models(self, request: Request) -> Response:
         return _json(ModelList(data=[self._card(name) for name in self.config.model_names]))

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from ochatctl.serve.decoding import decode_completion_request
 from ochatctl.serve.forms import FINGERPRINT, Gathered, new_id, stream_head
 from ochatctl.serve.logprobs import TextLogprobs, TokenSpeller
 from ochatctl.serve.prompt import Prepared, Preparer
@@ -12,7 +13,6 @@ from ochatctl.serve.protocol import (
     CompletionLogprobs,
     CompletionRequest,
     Usage,
-    decode_completion_request,
 )
 from ochatctl.serve.sse import StreamHead, TextChunks
 
@@ -25,7 +25,7 @@ class CompletionForm:
     spell: TokenSpeller
 
     def decode(self, body: bytes) -> CompletionRequest:
-        return decode_completion_request(body)
+        return decode_completion_request(body, max_depth=self.preparer.config.limits.max_depth)
 
     async def prepare(self, request: CompletionRequest) -> Prepared:
         return await self.preparer.completion(request)

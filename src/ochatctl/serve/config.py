@@ -46,6 +46,13 @@ class LimitConfig:
     max_header_bytes: int = 65_536
     max_headers: int = 100
     max_connections: int = 8192
+    # Of a body's arrays and objects in each other.
+    max_depth: int = 100
+    max_choices: int = 16
+    max_prompts: int = 64
+    max_stops: int = 4
+    max_stop_chars: int = 1024
+    max_schema_bytes: int = 64_000
     # Answers that the engine is given at once, and those that wait; each of a request's `n` counts.
     max_running: int = 2048
     max_queue: int = 2048

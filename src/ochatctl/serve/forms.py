@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from ochatctl import __version__
 from ochatctl.engine.base import Delta, FinishReason
+from ochatctl.serve.decoding import decode_chat_request
 from ochatctl.serve.logprobs import ChatLogprobs, TokenSpeller
 from ochatctl.serve.prompt import Prepared, Preparer
 from ochatctl.serve.protocol import (
@@ -21,7 +22,6 @@ from ochatctl.serve.protocol import (
     Completion,
     Logprobs,
     Usage,
-    decode_chat_request,
 )
 from ochatctl.serve.sse import ChatChunks, Chunks, StreamHead
 
@@ -78,7 +78,7 @@ class ChatForm:
     spell: TokenSpeller
 
     def decode(self, body: bytes) -> ChatCompletionRequest:
-        return decode_chat_request(body)
+        return decode_chat_request(body, max_depth=self.preparer.config.limits.max_depth)
 
     async def prepare(self, request: ChatCompletionRequest) -> Prepared:
         return await self.preparer.chat(request)

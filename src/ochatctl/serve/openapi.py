@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ochatctl import __version__
+from ochatctl.serve.config import LimitConfig
 from ochatctl.serve.protocol import (
-    MAX_STOP_CHARS,
-    MAX_STOPS,
     ChatCompletion,
     ChatCompletionRequest,
     Chunk,
@@ -108,7 +107,9 @@ OPERATIONS = (
 )
 
 
-def document(model_names: Sequence[str], *, needs_key: bool, root_path: str = "") -> dict[str, Any]:
+def document(
+    model_names: Sequence[str], *, needs_key: bool, limits: LimitConfig, root_path: str = ""
+) -> dict[str, Any]:
     """Give the document of a server that knows its model by these names."""
     types: list[type] = [ErrorBody]
     for operation in OPERATIONS:
@@ -117,7 +118,7 @@ def document(model_names: Sequence[str], *, needs_key: bool, root_path: str = ""
                 types.append(wire_type)
     references, named = schemas(types, _REF)
     reference = dict(zip(types, references, strict=True))
-    _narrow(named, model_names)
+    _narrow(named, model_names, limits)
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
         method = "get" if operation.request is None else "post"
@@ -197,13 +198,17 @@ def _operation(
     return out
 
 
-def _narrow(named: dict[str, Any], model_names: Sequence[str]) -> None:
+def _narrow(named: dict[str, Any], model_names: Sequence[str], limits: LimitConfig) -> None:
     """Say what the handlers check beyond the types, where JSON schema can say it."""
     for name in ("ChatCompletionRequest", "CompletionRequest"):
         properties = named[name]["properties"]
         properties["model"] = {"type": "string", "enum": list(model_names)}
-        text = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
-        properties["stop"]["anyOf"] = [text, {"type": "array", "items": text, "maxItems": MAX_STOPS}, {"type": "null"}]
+        text = {"type": "string", "minLength": 1, "maxLength": limits.max_stop_chars}
+        texts = {"type": "array", "items": text, "maxItems": limits.max_stops}
+        properties["stop"]["anyOf"] = [text, texts, {"type": "null"}]
+        for part in properties["n"]["anyOf"]:
+            if part.get("type") == "integer":
+                part["maximum"] = limits.max_choices
         for part in properties["logit_bias"]["anyOf"]:
             if part.get("type") == "object":
                 part["propertyNames"] = {"pattern": "^[0-9]{1,9}$"}

@@ -17,12 +17,8 @@ from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.base import Engine, SamplingSpec
 from ochatctl.engine.prompt import CONTEXT_TOKENS, Prompt, PromptTooLong, check_size, fit_prompt, room_tokens
 from ochatctl.errors import DataError
-from ochatctl.serve.config import AppConfig
+from ochatctl.serve.config import AppConfig, LimitConfig
 from ochatctl.serve.protocol import (
-    MAX_PROMPTS,
-    MAX_SCHEMA_CHARS,
-    MAX_STOP_CHARS,
-    MAX_STOPS,
     Ask,
     ChatCompletionRequest,
     CompletionRequest,
@@ -70,6 +66,7 @@ class Preparer:
     async def chat(self, request: ChatCompletionRequest) -> Prepared:
         """Give what a chat request is answered from."""
         self.check_model(request.model)
+        num_choices = self._num_choices(request)
         conversation = self._conversation(request.messages, request.condition or "")
         if request.top_logprobs and not request.logprobs:
             raise _invalid("top_logprobs", "only with `logprobs`")
@@ -78,7 +75,7 @@ class Preparer:
         prompt = await _in_thread_if_long(_num_chars(conversation), self._prompt, conversation, max_tokens)
         spec = self._spec(request, options, prompt.max_tokens, prompt.context_ids)
         return Prepared(
-            draws=tuple((prompt.token_ids, each) for each in _choices(spec, request.n or 1)),
+            draws=tuple((prompt.token_ids, each) for each in _choices(spec, num_choices)),
             num_prompt_tokens=len(prompt.token_ids),
             warning=prompt.warning,
         )
@@ -86,9 +83,10 @@ class Preparer:
     async def completion(self, request: CompletionRequest) -> Prepared:
         """Give what a completion is answered from: prompts as they stand, in no template."""
         self.check_model(request.model)
+        num_choices = self._num_choices(request)
         prompts = _prompts(request.prompt)
-        if len(prompts) * (request.n or 1) > MAX_PROMPTS:
-            raise _invalid("prompt", f"prompts times `n` is more than {MAX_PROMPTS}")
+        if len(prompts) * num_choices > self.config.limits.max_prompts:
+            raise _invalid("prompt", f"prompts times `n` is more than {self.config.limits.max_prompts}")
         if request.echo and request.logprobs is not None:
             raise RequestError(
                 400,
@@ -105,12 +103,12 @@ class Preparer:
             # A completion goes on in the middle of a text, so its first token keeps its leading space.
             context = tuple(token_ids[-CONTEXT_TOKENS:])
             spec = self._spec(request, options, min(request.max_tokens or _COMPLETION_TOKENS, room), context)
-            draws += [(token_ids, each) for each in _choices(spec, request.n or 1)]
+            draws += [(token_ids, each) for each in _choices(spec, num_choices)]
         echoes = [prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt) for prompt in prompts]
         return Prepared(
             draws=tuple(draws),
             num_prompt_tokens=sum(map(len, encoded)),
-            echoes=tuple(text for text in echoes for _ in range(request.n or 1)) if request.echo else (),
+            echoes=tuple(text for text in echoes for _ in range(num_choices)) if request.echo else (),
         )
 
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
@@ -145,6 +143,12 @@ class Preparer:
                 param="model",
                 code="model_not_found",
             )
+
+    def _num_choices(self, request: Ask) -> int:
+        most = self.config.limits.max_choices
+        if request.n is not None and request.n > most:
+            raise _invalid("n", f"it is more than {most}")
+        return request.n or 1
 
     def _spec(
         self, request: Ask, options: dict[str, Any], max_tokens: int, context_ids: tuple[int, ...]
@@ -248,6 +252,7 @@ class Preparer:
 
     def _options(self, request: Ask, num_logprobs: int | None) -> dict[str, Any]:
         """Give the fields of the spec that the request sets."""
+        limits = self.config.limits
         if request.stream_options is not None and not request.stream:
             raise _invalid("stream_options", "only with `stream`")
         asked: dict[str, tuple[str, Any]] = {
@@ -260,8 +265,8 @@ class Preparer:
             "repetition_penalty": ("repetition_penalty", request.repetition_penalty),
             "logit_bias": ("logit_bias", self._logit_bias(request) or None),
             "seed": ("seed", request.seed),
-            "stop": ("stop", _stops(request.stop) or None),
-            "json_schema": ("response_format", _json_schema(request.response_format) or None),
+            "stop": ("stop", _stops(request.stop, limits) or None),
+            "json_schema": ("response_format", _json_schema(request.response_format, limits) or None),
             "num_logprobs": ("logprobs", num_logprobs),
         }
         options = {field: value for field, (_, value) in asked.items() if value is not None}
@@ -322,7 +327,7 @@ def _prompts(asked: str | list[str | int | list[int]]) -> list[str] | list[list[
     return texts or several or [token_ids]
 
 
-def _json_schema(form: ResponseFormat | None) -> str:
+def _json_schema(form: ResponseFormat | None, limits: LimitConfig) -> str:
     """Give the schema that the answer must meet, as JSON; empty for any text."""
     if form is None or form.type == "text":
         return ""
@@ -342,10 +347,10 @@ def _json_schema(form: ResponseFormat | None) -> str:
             param="response_format.json_schema",
             code="missing_required_parameter",
         )
-    schema = encode(form.json_schema.schema).decode()
-    if len(schema) > MAX_SCHEMA_CHARS:
-        raise _invalid("response_format.json_schema.schema", f"it has more than {MAX_SCHEMA_CHARS} characters")
-    return schema
+    schema = encode(form.json_schema.schema)
+    if len(schema) > limits.max_schema_bytes:
+        raise _invalid("response_format.json_schema.schema", f"it has more than {limits.max_schema_bytes} bytes")
+    return schema.decode()
 
 
 def _text(message: RequestMessage, where: str) -> str:
@@ -375,13 +380,13 @@ def _text(message: RequestMessage, where: str) -> str:
     return "".join(texts)
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+def _stops(stop: str | list[str] | None, limits: LimitConfig) -> tuple[str, ...]:
     stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
-    if len(stops) > MAX_STOPS:
-        raise _invalid("stop", f"{len(stops)} strings, and at most {MAX_STOPS} are allowed")
+    if len(stops) > limits.max_stops:
+        raise _invalid("stop", f"{len(stops)} strings, and at most {limits.max_stops} are allowed")
     for text in stops:
-        if not text or len(text) > MAX_STOP_CHARS:
-            raise _invalid("stop", f"each string must have 1 to {MAX_STOP_CHARS} characters")
+        if not text or len(text) > limits.max_stop_chars:
+            raise _invalid("stop", f"each string must have 1 to {limits.max_stop_chars} characters")
     return stops
 
 

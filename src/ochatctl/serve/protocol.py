@@ -1,22 +1,16 @@
-"""The wire: what requests may hold, what answers hold, and how a fault is said. The one home of msgspec.
+"""The wire: what requests may hold, what answers hold, and how a fault is said.
 
-OpenAI's names throughout; beside them `top_k`, `min_p`, `repetition_penalty` and OpenChat's `condition`.
+OpenAI's names throughout; beside them `top_k`, `min_p`, `repetition_penalty` and OpenChat's `condition`. What
+`LimitConfig` bounds is checked where a request is prepared, and the rest by these types as it is decoded.
 """
 
-import re
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-MAX_CHOICES = 16
-MAX_STOPS = 4
-MAX_STOP_CHARS = 1024
-
 MAX_LOGPROBS = 20
-MAX_PROMPTS = 64
-MAX_SCHEMA_CHARS = 64_000
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=1024)]
 Tokens = Annotated[int, Meta(ge=1, le=2**53)]
@@ -73,7 +67,7 @@ class Ask(Struct, kw_only=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: _Share | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
     max_tokens: Tokens | None = None
     stop: str | list[str] | None = None
     stream: bool | None = None
@@ -331,101 +325,6 @@ class Version(Struct):
 
 
 _encoder = msgspec.json.Encoder()
-_chat_decoder = msgspec.json.Decoder(ChatCompletionRequest)
-_completion_decoder = msgspec.json.Decoder(CompletionRequest)
-_tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
-_detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
-_keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_UNSET_VALUES = (b"null", b"false", b"[]", b"{}", b'""')
-# Parameters of OpenAI's and of other servers that would change the answer and that are not honoured here. They are
-# refused: an answer that silently ignores one looks right and is not.
-REFUSED = frozenset({
-    "add_generation_prompt", "allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs",
-    "continue_final_message", "do_sample", "documents", "dry_multiplier", "ebnf", "enable_thinking", "function_call",
-    "functions", "grammar", "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex",
-    "ignore_eos", "include_stop_str_in_output", "json_schema", "length_penalty", "logits_processors", "max_length",
-    "max_new_tokens", "min_length", "min_new_tokens", "min_tokens", "mirostat", "modalities", "n_predict",
-    "no_repeat_ngram_size", "num_beams", "num_predict", "prompt_logprobs", "reasoning_effort", "regex",
-    "repeat_penalty", "skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structured_outputs",
-    "suffix", "thinking", "tool_choice", "tools", "top_a", "truncate_prompt_tokens", "typical_p", "use_beam_search",
-    "verbosity", "web_search_options", "xtc_probability",
-})  # fmt: skip
-CHAT_REFUSED = REFUSED | {"add_special_tokens", "best_of", "echo", "input", "prompt"}
-COMPLETION_REFUSED = REFUSED | {"best_of", "condition", "max_completion_tokens", "messages", "top_logprobs"}
-TOKENIZE_REFUSED = frozenset({
-    "add_generation_prompt", "chat_template", "chat_template_kwargs", "continue_final_message", "tools",
-})  # fmt: skip
-_FALSE_SAYS_SOMETHING = ("add_generation_prompt", "do_sample", "skip_special_tokens")
-# A value of these says what happens here anyhow.
-_HARMLESS: dict[str, Any] = {
-    "add_generation_prompt": True,
-    "best_of": 1,
-    "continue_final_message": True,
-    "do_sample": True,
-    "function_call": "none",
-    "length_penalty": 1,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "min_tokens": 0,
-    "modalities": ["text"],
-    "no_repeat_ngram_size": 0,
-    "num_beams": 1,
-    "repeat_penalty": 1,
-    "skip_special_tokens": True,
-    "spaces_between_special_tokens": True,
-    "tool_choice": "none",
-    "typical_p": 1,
-}
-_AT = re.compile(r" - at `(key in )?\$\.?(.*)`$")
-_MISSING = re.compile(r"missing required field `(\w+)`")
-
-_T = TypeVar("_T")
-
-
-def decode_chat_request(body: bytes) -> ChatCompletionRequest:
-    """Parse and check the body of a chat completion.
-
-    Raises:
-        RequestError: 400, naming the parameter. So do the others.
-    """
-    return _decode(_chat_decoder, body, CHAT_REFUSED)
-
-
-def decode_completion_request(body: bytes) -> CompletionRequest:
-    """Parse and check the body of a completion."""
-    return _decode(_completion_decoder, body, COMPLETION_REFUSED)
-
-
-def decode_tokenize_request(body: bytes) -> TokenizeRequest:
-    """Parse and check the body of `/tokenize`."""
-    return _decode(_tokenize_decoder, body, TOKENIZE_REFUSED)
-
-
-def decode_detokenize_request(body: bytes) -> DetokenizeRequest:
-    """Parse and check the body of `/detokenize`."""
-    return _decode(_detokenize_decoder, body, frozenset())
-
-
-def _decode(decoder: "msgspec.json.Decoder[_T]", body: bytes, refused: frozenset[str]) -> _T:
-    try:
-        request = decoder.decode(body)
-        keys = _keys_decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
-    except RecursionError as error:
-        raise RequestError(400, "the body is nested too deeply", code="invalid_json") from error
-    for name in keys:
-        if name not in refused:
-            continue
-        raw = bytes(keys[name]).strip()
-        if raw in _UNSET_VALUES and not (raw == b"false" and name in _FALSE_SAYS_SOMETHING):
-            continue
-        if name in _HARMLESS and msgspec.json.decode(raw) == _HARMLESS[name]:
-            continue
-        raise RequestError(400, f"`{name}` is not supported by this server", param=name, code="unsupported_parameter")
-    return request
 
 
 def schemas(types: Sequence[Any], ref_template: str) -> tuple[tuple[dict[str, Any], ...], dict[str, Any]]:
@@ -446,15 +345,3 @@ def error_body(error: RequestError) -> bytes:
     if error.status >= 500:
         kind = "server_error"
     return encode(ErrorBody(error=ErrorDetail(message=error.message, type=kind, param=error.param, code=error.code)))
-
-
-def _invalid(message: str) -> RequestError:
-    at = _AT.search(message)
-    path = at.group(2) if at else ""
-    text = message[: at.start()] if at else message
-    if missing := _MISSING.search(text):
-        name = f"{path}.{missing.group(1)}".lstrip(".")
-        return RequestError(400, f"`{name}` is missing", param=name, code="missing_required_parameter")
-    param = path.replace("[...]", "") or None
-    text = text[0].lower() + text[1:]
-    return RequestError(400, f"`{param}`: {text}" if param else text, param=param, code="invalid_value")

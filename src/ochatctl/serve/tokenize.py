@@ -6,15 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ochatctl.serve.config import AppConfig
+from ochatctl.serve.decoding import decode_detokenize_request, decode_tokenize_request
 from ochatctl.serve.limits import read_json_body
 from ochatctl.serve.prompt import Preparer
-from ochatctl.serve.protocol import (
-    DetokenizeAnswer,
-    TokenizeAnswer,
-    decode_detokenize_request,
-    decode_tokenize_request,
-    encode,
-)
+from ochatctl.serve.protocol import DetokenizeAnswer, TokenizeAnswer, encode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +21,7 @@ class Tokenizing:
 
     async def tokenize(self, request: Request) -> Response:
         """Answer `/tokenize`."""
-        asked = decode_tokenize_request(await self._body(request))
+        asked = decode_tokenize_request(await self._body(request), max_depth=self.config.limits.max_depth)
         token_ids = await self.preparer.tokenize(asked)
         spell = self.preparer.tokenizer.token_text
         answer = TokenizeAnswer(
@@ -39,7 +34,8 @@ class Tokenizing:
 
     async def detokenize(self, request: Request) -> Response:
         """Answer `/detokenize`."""
-        text = await self.preparer.detokenize(decode_detokenize_request(await self._body(request)))
+        asked = decode_detokenize_request(await self._body(request), max_depth=self.config.limits.max_depth)
+        text = await self.preparer.detokenize(asked)
         return Response(encode(DetokenizeAnswer(prompt=text)), media_type="application/json")
 
     async def _body(self, request: Request) -> bytes:

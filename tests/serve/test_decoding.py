@@ -4,9 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ochatctl.serve.protocol import RequestError, decode_chat_request, error_body
+from ochatctl.serve import decoding
+from ochatctl.serve.protocol import ChatCompletionRequest, RequestError, error_body
 
 BASE = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def decode_chat_request(body: bytes) -> ChatCompletionRequest:
+    return decoding.decode_chat_request(body, max_depth=100)
 
 
 def test_a_request_of_openais_own_client_is_read() -> None:
@@ -60,3 +65,30 @@ def test_any_bytes_are_a_request_or_a_400(body: bytes) -> None:
     with pytest.raises(RequestError) as caught:
         decode_chat_request(body)
     assert caught.value.status == 400
+
+
+def depth(value: object) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+NESTED = st.recursive(
+    st.text(st.sampled_from('[]{}"\\,: x')),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.sampled_from('[}"\\')), inner),
+    max_leaves=30,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(NESTED, st.booleans())
+def test_a_body_nests_as_deep_as_its_arrays_and_objects_whatever_its_strings_hold(value: object, raw: bool) -> None:
+    body = json.dumps(value, ensure_ascii=raw).encode()
+    deep = depth(value)
+    assert not decoding.is_deeper(body, deep)
+    assert deep == 0 or decoding.is_deeper(body, deep - 1)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from([b"[", b"]", b"{", b'"', b"\\", b"x"])).map(b"".join))
+def test_what_is_no_json_is_measured_without_a_fault(body: bytes) -> None:
+    assert decoding.is_deeper(body, 3) in (True, False)
