@@ -43,10 +43,9 @@ describe("nothing that a model writes can run", () => {
   it("has a table worth its name", () => expect(payloads.length).toBeGreaterThanOrEqual(60));
   it.each(payloads)("%s", (payload) => {
     expectInert(payload);
-    expectInert(`Text before **${payload}** and after\n\n> ${payload}\n\n- ${payload}\n\n| a |\n|---|\n| ${payload} |`);
+    const inside = `[${payload}](${payload}) ![${payload}](${payload} "${payload}")`;
+    expectInert(`${inside}\n\n> ${payload}\n\n- ${payload}\n\n| a |\n|---|\n| ${payload} |\n\n**${payload}**`);
     expectInert(`\`\`\`${payload}\n${payload}\n\`\`\``);
-    expectInert(`[${payload}](${payload}) ![${payload}](${payload} "${payload}")`);
-    for (const block of splitBlocks(payload)) expectInert(block);
   });
 
   it("at random", () => {
@@ -59,7 +58,7 @@ describe("nothing that a model writes can run", () => {
       fc.property(fc.array(piece, { maxLength: 6 }), (pieces) => {
         expectInert(pieces.join(""));
       }),
-      { numRuns: 100 },
+      { numRuns: 60 },
     );
   });
 });
@@ -72,6 +71,7 @@ describe("what Markdown becomes", () => {
     ["2 < 3 & <b>4</b>", "<p>2 &lt; 3 &amp; &lt;b&gt;4&lt;/b&gt;</p>\n"],
     ["[x](/v1/models)", "<p>[x](/v1/models)</p>\n"],
     ["3. c\n4. d", '<ol start="3">\n<li>c</li>\n<li>d</li>\n</ol>\n'],
+    ["[x]() ![y]() **z**", "<p><span>x</span> y <strong>z</strong></p>\n"],
     ["see main.py and node.js", "<p>see main.py and node.js</p>\n"],
   ])("%j", (text, html) => expect(renderMarkdown(text)).toBe(html));
 

@@ -94,9 +94,17 @@ md.renderer.rules.code_block = (tokens, index, _options, env) =>
 
 md.renderer.rules.link_open = (tokens, index, options, _env, self) => {
   const token = tokens[index] as Token;
+  // markdown-it lets an empty address through, which would be the page's own.
+  if (!SAFE_LINK.test(String(token.attrGet("href") ?? ""))) return "<span>";
   token.attrSet("target", "_blank");
   token.attrSet("rel", "noopener noreferrer nofollow");
   return self.renderToken(tokens, index, options);
+};
+
+md.renderer.rules.link_close = (tokens, index) => {
+  const level = tokens[index]?.level;
+  const open = tokens.slice(0, index).findLast((token) => token.type === "link_open" && token.level === level);
+  return SAFE_LINK.test(String(open?.attrGet("href") ?? "")) ? "</a>" : "</span>";
 };
 
 // A picture would be fetched from wherever the model says: who reads a reply would tell a stranger so. A link asks first.
@@ -104,6 +112,7 @@ md.renderer.rules.image = (tokens, index, options, env, self) => {
   const token = tokens[index] as Token;
   const alt = self.renderInlineAsText(token.children ?? [], options, env) || "picture";
   const href = escapeHtml(String(token.attrGet("src") ?? ""));
+  if (!href) return escapeHtml(alt);
   return `<a href="${href}" target="_blank" rel="noopener noreferrer nofollow">${escapeHtml(alt)}</a>`;
 };
 
