@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
         rich_markup_mode=None,
         epilog=examples(
             "ochatctl bench suite --tasks tasks.jsonl --model DIR",
-            "ochatctl bench mtbench --questions question.jsonl --base-url http://localhost:18888/v1",
+            "ochatctl bench mtbench --base-url http://localhost:18888/v1 --judge NAME --max-cost 2",
         ),
     )
     for command in (bench_mtbench, bench_alpacaeval, bench_suite, bench_rescore, bench_report, bench_download):

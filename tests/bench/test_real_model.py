@@ -1,0 +1,79 @@
+"""A real model behind a real server, and a judge that misbehaves: each benchmark from its command to its scores."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from chat_stub_for_tests import chat_stub
+from mtbench_for_tests import words, write_files
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("OCHATCTL_TEST_MODEL" not in os.environ, reason="OCHATCTL_TEST_MODEL names no model folder"),
+]
+OCHATCTL = (sys.executable, "-m", "ochatctl")
+TASKS = str(resources.files("ochatctl") / "samples" / "tasks.jsonl")
+SMALL = ("--limit", "8", "--max-tokens", "48", "--json")
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    """Serve the model by the embedded engine."""
+    pytest.importorskip("transformers")
+    folder = os.environ["OCHATCTL_TEST_MODEL"]
+    command = [*OCHATCTL, "serve", "--model", folder, "--family", "chatml", "--engine", "hf", "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        lines = []
+        for line in server.stderr:
+            lines.append(line)
+            if match := re.search(r"http://(localhost|127\.0\.0\.1):\d+/v1", line):
+                yield match[0]
+                break
+        else:
+            pytest.fail("".join(lines))
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    command = [*OCHATCTL, "bench", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, input="")
+
+
+def test_mtbench_with_a_judge_that_misbehaves(base_url: str, tmp_path: Path) -> None:
+    files = [word for key, path in write_files(tmp_path).items() for word in (f"--{key.replace('_', '-')}", str(path))]
+    faults: dict[str, list[int | str]] = {
+        "Q: Write a line.": [429, 500],
+        "Q: Be a pirate.": ["hang"],
+        "Q: What is light?": ["garbage"],
+        "Q: 1 + 1?": ["say:[[99]]"] * 3,
+        "Q: Hello?": ["say:[[3]], no, [[4]]"],
+    }
+    with chat_stub(says=words, faults=faults) as judge:
+        to = ("--base-url", base_url, "--judge", "j", "--judge-base-url", judge.base_url, "--silence-timeout", "12")
+        first = run("mtbench", *files, *to, *SMALL, "--timeout", "60", cwd=tmp_path)
+        assert first.returncode == 6, first.stderr  # the one that was garbage
+        report = json.loads(first.stdout)
+        assert (report["num_answered"], report["num_unparsed"], len(report["errors"])) == (6, 1, 1)
+        again = run("mtbench", *files, *to, *SMALL, "--timeout", "60", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+    report = json.loads(again.stdout)
+    assert (report["score"]["num_rows"], report["score"]["num_unparsed"], report["errors"]) == (10, 1, [])
+    assert 1 <= report["score"]["score"] <= 10
+    rows = [json.loads(line) for line in Path(tmp_path / report["judgments"]).read_text().splitlines()]
+    assert {(row["question_id"], row["turn"]): row["score"] for row in rows}[900, 1] == 4
+
+
+def test_a_suite(base_url: str, tmp_path: Path) -> None:
+    done = run("suite", "--tasks", TASKS, "--base-url", base_url, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["overall"]["num_items"] == 8
