@@ -182,7 +182,7 @@ def test_a_client_that_goes_away_frees_its_slot_within_250_ms(stream: bool, how:
         connection.close()
 
 
-def test_sighup_reads_the_keys_again(tmp_path: Path) -> None:
+def test_sighup_reads_the_keys_and_opens_the_log_again(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
 
     def keys(*arguments: str) -> str:
@@ -208,7 +208,11 @@ def test_sighup_reads_the_keys_again(tmp_path: Path) -> None:
         assert server.stderr is not None
         url = next(line for line in server.stderr if line.startswith("ready: ")).split()[1]
 
+        num_asked = 0
+
         def status(key: str) -> int:
+            nonlocal num_asked
+            num_asked += 1
             return httpx.get(f"{url}/models", headers={"authorization": f"Bearer {key}"}).status_code
 
         assert status(old) == 200
@@ -218,6 +222,7 @@ def test_sighup_reads_the_keys_again(tmp_path: Path) -> None:
         server.send_signal(signal.SIGHUP)
         wait_until(lambda: status(new) == 200)
         assert status(old) == 401
+        log.rename(tmp_path / "moved.log")
         file.write_text("{")
         server.send_signal(signal.SIGHUP)
         line = next(line for line in server.stderr if line.startswith("keys: as before"))
@@ -225,7 +230,10 @@ def test_sighup_reads_the_keys_again(tmp_path: Path) -> None:
         assert status(new) == 200
         server.send_signal(signal.SIGTERM)
         assert server.wait(5) == 0
-        printed = server.stderr.read() + log.read_text()
+        moved = (tmp_path / "moved.log").read_text()
+        assert (moved.count("\n"), log.read_text().count("\n")) == (num_asked - 1, 1)
+        assert log.stat().st_mode & 0o777 == 0o600
+        printed = server.stderr.read() + moved + log.read_text()
         assert '"key": "new"' in printed
         assert not any(key in printed for key in (old, new))
     finally:

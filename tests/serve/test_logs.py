@@ -1,6 +1,10 @@
 """The request log: its levels, what it never holds, and what nobody can put into it."""
 
+import contextlib
 import json
+import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +102,25 @@ def test_files_turn_at_their_size_and_stay_private(tmp_path: Path) -> None:
     assert all(file.stat().st_size <= 1_000_000 for file in files)
 
 
+def test_a_log_that_was_moved_is_opened_again_where_that_can_be_done(tmp_path: Path) -> None:
+    folder, path = tmp_path / "logs", tmp_path / "logs" / "log"
+    folder.mkdir()
+    log = RequestLog(LogConfig(file=str(path), quiet=True))
+    log.write({"number": 1})
+    while not path.stat().st_size:
+        time.sleep(0.001)
+    folder.rename(tmp_path / "moved")
+    log.reopen()
+    log.write({"number": "lost, for there is no folder"})
+    time.sleep(0.05)
+    folder.mkdir()
+    log.write({"number": 2})
+    log.close()
+    lines = [json.loads(at.read_text().splitlines()[-1]) for at in (tmp_path / "moved" / "log", path)]
+    assert lines == [{"number": 1}, {"number": 2}]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_aborted_and_refused_requests_are_logged_too(tmp_path: Path) -> None:
     def use(served: Served) -> None:
         headers = {"authorization": "Bearer sk-1"}
@@ -125,3 +148,18 @@ def test_a_prefix_is_taken_off_before_anybody_asks_who_may_call() -> None:
         assert [status(path) for path in closed] == [401] * len(closed)
         key = {"authorization": "Bearer sk-1"}
         assert httpx.get(served.base_url + "/v/v1/models", headers=key).status_code == 200
+
+
+def test_a_terminal_that_takes_nothing_holds_nobody_up_and_what_is_lost_is_counted() -> None:
+    readable, writable = os.pipe()
+    with os.fdopen(readable) as reader, os.fdopen(writable, "w") as writer:
+        with contextlib.redirect_stderr(writer):
+            log = RequestLog(LogConfig())
+        for _ in range(12_000):
+            log.write({"text": "x" * 100})
+        assert log.num_lost > 0  # and nobody has read a line by now
+        closing = threading.Thread(target=log.close)
+        closing.start()
+        lines = [reader.readline() for _ in range(12_000 - log.num_lost)]
+        closing.join()
+    assert lines.count(json.dumps({"text": "x" * 100}) + "\n") == 12_000 - log.num_lost

@@ -1,6 +1,7 @@
 """One JSON line a request, written by a thread of its own: what was asked and how it ended, never a key or a text."""
 
 import asyncio
+import contextlib
 import json
 import logging.handlers
 import os
@@ -78,6 +79,7 @@ class RequestLog:
         self._queue: queue.Queue[str | None] = queue.Queue(_MAX_WAITING)
         self._stderr: TextIO | None = None if config.quiet else sys.stderr
         self._file = _open(config) if config.file else None
+        self._is_moved = False
         self.num_lost = 0
         self.level = config.level
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
@@ -98,6 +100,12 @@ class RequestLog:
         except queue.Full:
             self.num_lost += 1
 
+    def reopen(self) -> None:
+        """Go on in a file of the same name: somebody has moved the old one."""
+        self._is_moved = True
+        with contextlib.suppress(queue.Full):  # then the thread is awake anyhow
+            self._queue.put_nowait("")
+
     def close(self) -> None:
         """Write what waits, and stop."""
         self._queue.put(None)
@@ -107,6 +115,12 @@ class RequestLog:
 
     def _run(self) -> None:
         while (line := self._queue.get()) is not None:
+            if self._is_moved:
+                self._is_moved = False
+                if self._file is not None:
+                    self._file.reopen()
+            if not line:
+                continue
             if self._stderr is not None:
                 self._stderr.write(line + "\n")
                 self._stderr.flush()
@@ -228,6 +242,12 @@ class _PrivateRotatingFile(logging.handlers.RotatingFileHandler):
 
     def _open(self) -> Any:
         return open(self.baseFilename, self.mode, encoding="utf-8", opener=_open_private)
+
+    def reopen(self) -> None:
+        """Open the file by its name; where that fails, each line tries again."""
+        self.close()
+        with contextlib.suppress(OSError):
+            self.stream = self._open()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Go on serving where the disk is full."""

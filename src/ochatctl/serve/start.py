@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ochatctl.engine.load import LoadedModel, load_model
 from ochatctl.errors import DataError, UsageProblem
 from ochatctl.extras import has
-from ochatctl.serve.app import create_app
+from ochatctl.serve.app import Outside, create_app
 from ochatctl.serve.config import AppConfig, ServeConfig
 from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.pages import curl_line
@@ -72,7 +72,7 @@ async def _serve(config: ServeConfig, model: LoadedModel, note: Note) -> None:
             tls=config.tls,
             forwarded_allow_ips=config.forwarded_allow_ips,
             on_ready=lambda: _say(config, model, app_config, len(app.state.outside.keys), note),
-            on_hangup=lambda: _reload(app.state.outside.keys, note),
+            on_hangup=lambda: _reload(app.state.outside, note),
         )
     finally:
         await model.engine.close()
@@ -117,7 +117,10 @@ def _say(config: ServeConfig, model: LoadedModel, app: AppConfig, num_keys: int,
     note(f"or:    ochatctl chat --base-url {app.base_url}{key}")
 
 
-def _reload(keys: KeyRing, note: Note) -> None:
+def _reload(outside: Outside, note: Note) -> None:
+    """Read the keys again, and open the log again, which logrotate or a person has moved."""
+    keys = outside.keys
+    outside.log.reopen()
     try:
         keys.reload()
     except DataError as error:
