@@ -8,6 +8,7 @@ import pytest
 from chat_stub_for_tests import MODEL, Stub, answer_to, chat_stub
 
 from ochatctl.bench.journal import Journal
+from ochatctl.bench.pace import Pace
 from ochatctl.bench.runner import Dialogue, ask_all
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import get_family
@@ -127,6 +128,26 @@ def test_no_more_than_the_concurrency_are_asked_at_once(tmp_path: Path) -> None:
     with chat_stub(delay_seconds=0.02) as stub:
         ask(tmp_path / "j.jsonl", questions(24), http(stub), concurrency=6)
         assert stub.most_at_once == 6
+
+
+def test_fewer_are_asked_at_once_after_a_429_and_all_are_answered(tmp_path: Path) -> None:
+    async def go(stub: Stub, journal: Journal) -> Pace:
+        pace = Pace(8)
+        patience = Patience(max_retries=3, first_wait_seconds=0.01)
+        client = HttpClient(stub.base_url, MODEL, patience=patience, on_busy=pace.busy)
+        try:
+            await ask_all(questions(16), client, journal, concurrency=8, pace=pace)
+        finally:
+            await client.close()
+        return pace
+
+    faults: dict[str, list[int | str]] = {f"question {i}": [429] for i in (2, 3, 4)}
+    with chat_stub(faults=faults, delay_seconds=0.01) as stub, Journal(tmp_path / "j.jsonl", SETTINGS) as journal:
+        pace = asyncio.run(go(stub, journal))
+        assert all(record.error is None for record in journal.records)
+    assert len(journal.records) == 16
+    assert pace.num_cuts >= 1
+    assert 1 <= pace.room <= 8
 
 
 def test_turns_are_asked_in_order_each_with_the_answers_before_it(tmp_path: Path) -> None:
