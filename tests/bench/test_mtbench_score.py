@@ -75,7 +75,7 @@ def test_with_a_baseline_only_games_against_it_count_and_it_has_no_line() -> Non
     assert (only.model, only.win_rate_adjusted) == ("a", 1.0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(*[st.sampled_from(["model_1", "model_2", "tie", "error"])] * 2), min_size=1, max_size=12))
 def test_the_two_win_rates_of_a_pair_add_up_to_one(winners: list[tuple[str, str]]) -> None:
     first, second = score_pairs([game(81 + i, *each) for i, each in enumerate(winners)])
