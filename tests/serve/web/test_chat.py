@@ -282,3 +282,13 @@ def test_two_replies_are_written_at_once_in_two_conversations(visit: Visit, stag
     visit.wait()
     assert visit.last("content").inner_text().count("left") == 200
     assert visit.last("finish-reason").get_attribute("data-reason") == "stop"
+
+
+def test_behind_a_prefix_all_is_found_relative_to_the_page(browser: Any) -> None:
+    with (
+        staged(root_path="/llm") as (served, _),
+        visiting(browser, served.base_url, path="/llm") as visit,
+    ):
+        visit.reply_to("Hello")
+        assert visit.last("content").inner_text() == "Hello"
+        assert all(url.startswith(f"{served.base_url}/llm") for url in visit.asked)
