@@ -1,6 +1,8 @@
 """A server in a process of its own, with an engine that does as it is told: `python FILE '{"echo": {...}}'`.
 
-`{"hung_hf": FOLDER}` is the embedded engine with a model, made in that folder, whose ninth step never ends.
+`{"hung_hf": FOLDER}` is the embedded engine with a model, made in that folder, whose ninth step never ends; with
+`slow_hf` each step takes a tenth of a second. It says `told SECONDS` when an engine is told to stop an answer, or has
+ended one, by the clock that all processes share.
 """
 
 import asyncio
@@ -9,14 +11,16 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import get_family
 from ochatctl.chat.tokenizer import Tokenizer
-from ochatctl.engine.base import Engine
+from ochatctl.engine.base import Delta, Engine, SamplingSpec
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.errors import OchatError
 from ochatctl.serve.app import create_app
@@ -32,6 +36,25 @@ class Told:
     limits: dict[str, float]
     log: dict[str, str]
     hung_hf: str
+    slow_hf: str
+
+
+class Telling:
+    """An engine that says when an answer is over."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def generate(self, prompt_ids: Sequence[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
+        async with aclosing(self._engine.generate(prompt_ids, spec)) as deltas:
+            try:
+                async for delta in deltas:
+                    yield delta
+            finally:
+                print(f"told {time.monotonic()}", flush=True)
 
 
 async def serve(told: Told) -> None:
@@ -39,7 +62,10 @@ async def serve(told: Told) -> None:
     tokenizer = ByteTokenizer(family.template.control_strings)
     engine: Engine = EchoEngine(tokenizer, **told.echo)  # type: ignore[arg-type]
     if told.hung_hf:
-        engine = hung_hf(tokenizer, Path(told.hung_hf))
+        engine = slow_hf(tokenizer, Path(told.hung_hf), first_slow=8, seconds=3600)
+    if told.slow_hf:
+        engine = slow_hf(tokenizer, Path(told.slow_hf), first_slow=0, seconds=0.1)
+    engine = cast("Engine", Telling(engine))
     limits = LimitConfig(**told.limits)  # type: ignore[arg-type]
     await engine.start()
     app = create_app(
@@ -56,8 +82,8 @@ async def serve(told: Told) -> None:
         await engine.close()
 
 
-def hung_hf(tokenizer: Tokenizer, folder: Path) -> Engine:
-    """Give an engine that draws a few tokens, and then none."""
+def slow_hf(tokenizer: Tokenizer, folder: Path, *, first_slow: int, seconds: float) -> Engine:
+    """Give an engine whose steps, from the one of that number on, take so long."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -71,14 +97,14 @@ def hung_hf(tokenizer: Tokenizer, folder: Path) -> Engine:
     LlamaForCausalLM(config).save_pretrained(folder)
     forward, steps = LlamaForCausalLM.forward, itertools.count()
 
-    def hanging(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if next(steps) >= 8:
-            time.sleep(3600)
+    def slow(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(steps) >= first_slow:
+            time.sleep(seconds)
         return forward(self, *args, **kwargs)
 
     # The engine asks for the parameters by their names.
-    hanging.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # a function takes any attribute
-    LlamaForCausalLM.forward = hanging
+    slow.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # a function takes any attribute
+    LlamaForCausalLM.forward = slow
     return HfEngine(folder, tokenizer, device="cpu")
 
 
@@ -86,7 +112,15 @@ def main() -> None:
     table = json.loads(sys.argv[1])
     try:
         asyncio.run(
-            serve(Told(table.get("echo", {}), table.get("limits", {}), table.get("log", {}), table.get("hung_hf", "")))
+            serve(
+                Told(
+                    echo=table.get("echo", {}),
+                    limits=table.get("limits", {}),
+                    log=table.get("log", {}),
+                    hung_hf=table.get("hung_hf", ""),
+                    slow_hf=table.get("slow_hf", ""),
+                )
+            )
         )
     except OchatError as error:
         print(error.message, file=sys.stderr)
