@@ -25,6 +25,7 @@ from ochatctl.serve.protocol import RequestError, encode
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_WAITING = 10_000
+_GATHER_SECONDS = 0.02
 _ABORTED = 499
 _ENDPOINTS = frozenset({
     "/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/v1/models", "/v1/chat/completions",
@@ -126,6 +127,9 @@ class RequestLog:
                 self._stderr.flush()
             if self._file is not None:
                 self._file.emit(logging.makeLogRecord({"msg": "%s", "args": (line,)}))
+            if self._queue.empty():
+                # To be woken for each line would cost the event loop more than the line.
+                time.sleep(_GATHER_SECONDS)
 
 
 class RequestLogging:
