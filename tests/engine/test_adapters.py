@@ -76,14 +76,16 @@ def test_each_row_of_a_batch_draws_by_its_own_adapters(base_dir: Path, tmp_path:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("change", "message"), [("hidden_size", "size mismatch"), ("num_hidden_layers", "for 192")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"hidden_size": 64}, "size mismatch"), ({"num_hidden_layers": 3}, "for 9 layers, and 6 can")],
+)
 def test_adapters_for_another_base_are_refused_when_they_are_loaded(
-    base_dir: Path, tmp_path: Path, change: str, message: str
+    base_dir: Path, tmp_path: Path, change: dict[str, int], message: str
 ) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig.from_pretrained(base_dir)
-    setattr(config, change, 64)
+    config = LlamaConfig.from_pretrained(base_dir, **change)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "larger")
     folder = save_adapters(tmp_path / "larger", tmp_path / "adapters", seed=1)
 
