@@ -237,15 +237,20 @@ def test_checkpoints_to_resume_from_are_written_between_the_steps(run: Run) -> N
     assert all(open_checkpoint(run.out / "resume" / name).num_bytes > 100_000 for name in found)
 
 
-@pytest.mark.slow
-def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(run: Run, tmp_path: Path) -> None:
-    """What is on disk when a run is killed after step 2 and before step 4, and the same command again."""
-    out = tmp_path / "out"
+def killed(run: Run, out: Path) -> Path:
+    """Give what is on disk when a run is killed after the step that its one checkpoint stands at."""
     shutil.copytree(run.out, out)
     shutil.rmtree(out / f"ep_{EPOCHS}")
     for path in (out / "resume").iterdir():
         if path.name != f"step_{RESUMED_AFTER}":
             shutil.rmtree(path)
+    return out
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(run: Run, tmp_path: Path) -> None:
+    """The same command again, over what is on disk when a run is killed after step 2 and before step 4."""
+    out = killed(run, tmp_path / "out")
     done = subprocess.run(
         # More evaluations than before change nothing in the steps.
         command(run.base, run.prefix, out, *run.flags, "--eval-every", "1"),
@@ -263,6 +268,30 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_last_digit(run: Run
     assert [evals[line["step"]] for line in run.evals] == untimed(run.evals), "the same weights, the same figures"
     weights = f"ep_{EPOCHS}/model.safetensors"
     assert (out / weights).read_bytes() == (run.out / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_another_number_of_ranks_goes_on_with_fsdp_and_is_refused_with_deepspeed(run: Run, tmp_path: Path) -> None:
+    out = killed(run, tmp_path / "out")
+    done = subprocess.run(
+        command(run.base, run.prefix, out, *run.flags, "--gpus", "1", "--accumulation", str(RANKS * ACCUMULATION)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **QUIET},
+    )
+    if "fsdp" not in run.flags:
+        assert done.returncode == 3
+        assert f"`--gpus {RANKS}`" in done.stderr
+        assert untimed(read_metrics(out, "loss")) == untimed(run.steps), "nothing was touched"
+        return
+    assert done.returncode == 0, done.stderr
+    assert f"on 1 ranks, after {RANKS}" in done.stderr
+    steps = read_metrics(out, "loss")
+    assert sum(step["tokens"] for step in steps) == sum(step["tokens"] for step in run.steps)
+    assert len(steps) == len(run.steps) > RESUMED_AFTER
+    # One rank does in turn what two did at once: the same up to the order of a sum.
+    assert [step["loss"] for step in steps] == pytest.approx([step["loss"] for step in run.steps], rel=1e-5)
 
 
 @pytest.mark.slow
