@@ -1,9 +1,9 @@
 """`bench suite` beside lm-evaluation-harness: GSM8K's 1,319 prompts (8-shot, 11.7 MB) asked of one echo endpoint.
 
 Both run as whole commands, in turns, against the same server, with the same prompts, number of requests at once, token
-limit and stop string; the better of two runs counts for each. Answers are short, so that it is the asking which is
-measured, not the server. lm-eval reads the prompts as a local task, since its own
-come from the hub; it writes its results, without samples, while ours journals every answer.
+limit and stop string; the best run counts for each. Answers are short, so that it is the asking which is
+measured, not the server. lm-eval reads the prompts as a local task, since its own come from the hub; it writes its
+results, without samples, while ours journals every answer.
 
     ochatctl bench download gsm8k
     python -m venv peer && peer/bin/pip install 'lm-eval[api]'
