@@ -37,6 +37,7 @@ class Told:
     log: dict[str, str]
     hung_hf: str
     slow_hf: str
+    app: dict[str, Any]
 
 
 class Telling:
@@ -72,7 +73,7 @@ async def serve(told: Told) -> None:
         engine,
         family,
         tokenizer,
-        AppConfig(model_names=("echo",), limits=limits, log=LogConfig(quiet=True, **told.log)),
+        AppConfig(model_names=("echo",), limits=limits, log=LogConfig(quiet=True, **told.log), **told.app),
     )
     (listener,) = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -119,6 +120,7 @@ def main() -> None:
                     log=table.get("log", {}),
                     hung_hf=table.get("hung_hf", ""),
                     slow_hf=table.get("slow_hf", ""),
+                    app=table.get("app", {}),
                 )
             )
         )
