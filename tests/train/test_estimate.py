@@ -73,8 +73,8 @@ def known(device_gb: float | None, spread: Spread, *, is_here: bool = True, toke
     total = None if device_gb is None else int(device_gb * 1e9)
     need = training_need(THIRTEEN_B.weights, SHAPE, num_tokens=tokens, spread=spread)
     return Estimate(
-        model=THIRTEEN_B, device=Device(name="A100", total_bytes=total, is_here=is_here), memory=need, host=None, host_total_bytes=None,
-        disk=(), disk_free_bytes=0, flops=0.0, hours=(),
+        model=THIRTEEN_B, device=Device(name="A100", total_bytes=total, is_here=is_here), memory=need,
+        host=None, host_total_bytes=None, disk=(), disk_free_bytes=0, flops=0.0, hours=(),
     )  # fmt: skip
 
 
