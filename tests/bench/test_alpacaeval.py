@@ -76,11 +76,11 @@ def test_its_files_are_alpaca_evals(bench: AlpacaEval, tmp_path: Path) -> None:
     with chat_stub() as model, chat_stub(says=prefers_the_model) as judge:
         run_alpacaeval(bench, config(model.base_url, judge.base_url, out), QUIET)
     assert [row.output for row in read_outputs(out / "model_outputs.json")] == [answer_to(text) for text in QUESTIONS]
-    rows = read_annotations(out / "annotations.json")
+    rows = read_annotations(out / "scores/judge-model_alpaca_eval_gpt4/annotations.json")
     assert {(row.generator_1, row.generator_2) for row in rows} == {("davinci", MODEL)}
     # Not the published judge, so not the published annotator's name either.
     assert {row.annotator for row in rows} == {"alpaca_eval_gpt4 by judge-model"}
-    with (out / "leaderboard.csv").open() as lines:
+    with (out / "scores/judge-model_alpaca_eval_gpt4/leaderboard.csv").open() as lines:
         (line,) = csv.DictReader(lines)
     assert (line[""], line["win_rate"], line["n_total"]) == (MODEL, "100.0", "8")
     result = read_result(out)
@@ -119,6 +119,7 @@ def test_a_judge_without_probabilities_cannot_weigh(bench: AlpacaEval, tmp_path:
     refuses = frozenset({"logprobs"})
     with chat_stub() as model, chat_stub(refuses=refuses) as judge, pytest.raises(ConfigError, match="logprobs"):
         run_alpacaeval(weighted, config(model.base_url, judge.base_url, tmp_path / "out"), QUIET)
+    assert model.requests == [], "the judge is asked before the model"
 
 
 def test_without_a_judge_there_are_answers_and_no_win_rate(bench: AlpacaEval, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_without_a_judge_there_are_answers_and_no_win_rate(bench: AlpacaEval, tm
         report = run_alpacaeval(bench, config(model.base_url, None, out, limit=3), QUIET)
         assert report.rate is None
         assert report.num_answered == 3
-        assert not (out / "annotations.json").exists()
+        assert not (out / "scores").exists()
         with chat_stub(says=prefers_the_model) as judge:
             later = run_alpacaeval(bench, config(model.base_url, judge.base_url, out), QUIET)
         assert sum(model.num_asked.values()) == len(QUESTIONS)  # the first three are not asked again

@@ -73,6 +73,30 @@ def test_mtbench_with_a_judge_that_misbehaves(base_url: str, tmp_path: Path) -> 
     assert {(row["question_id"], row["turn"]): row["score"] for row in rows}[900, 1] == 4
 
 
+def test_alpacaeval_with_a_judge_that_misbehaves(base_url: str, tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {word}.", "output": word, "generator": "theirs"} for word in "abcdefghi"]
+    (tmp_path / "reference.json").write_text(json.dumps(rows))
+    (tmp_path / "prompt.txt").write_text(
+        "<|im_start|>user\n{instruction}\nFIRST {output_1}\nSECOND {output_2}\n<|im_end|>"
+    )
+    faults: dict[str, list[int | str]] = {
+        "Say a.": [429, 500],
+        "Say b.": ["hang"],
+        "Say c.": ["say:Both."] * 3,
+        "Say d.": ["say:[{'model': 'model_1', 'rank': 3}]"],
+    }
+    ranking = "[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]"
+    with chat_stub(says=lambda prompt: ranking, faults=faults) as judge:
+        files = ("--reference", str(tmp_path / "reference.json"), "--annotator-prompt", str(tmp_path / "prompt.txt"))
+        to = ("--base-url", base_url, "--judge", "j", "--judge-base-url", judge.base_url, "--silence-timeout", "12")
+        done = run("alpacaeval", *files, *to, *SMALL, "--timeout", "60", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["num_answered"], report["rate"]["n_total"], report["rate"]["num_unreadable"]) == (8, 7, 1)
+    rescored = run("rescore", report["annotations"], "--json", cwd=tmp_path)
+    assert json.loads(rescored.stdout)[0]["win_rate"] == report["rate"]["win_rate"]
+
+
 def test_a_suite(base_url: str, tmp_path: Path) -> None:
     done = run("suite", "--tasks", TASKS, "--base-url", base_url, *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ochatctl.chat.conversation import Message
+from ochatctl.engine.client import Ask
 from ochatctl.errors import DataError
 
 _SLOTS = ("instruction", "output_1", "output_2")
@@ -35,6 +36,16 @@ class Annotator:
     max_tokens: int
     temperature: float
     num_top_logprobs: int = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The parameters without which there is nothing to read."""
+        return ("logprobs",) if self.num_top_logprobs else ()
+
+    @property
+    def ask(self) -> Ask:
+        """How its judge is asked."""
+        return Ask(temperature=self.temperature, max_tokens=self.max_tokens, top_logprobs=self.num_top_logprobs or None)
 
 
 ANNOTATORS = {

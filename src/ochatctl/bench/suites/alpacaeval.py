@@ -1,7 +1,8 @@
 """AlpacaEval 1 and 2: a model's answers against a reference's, judged pair by pair.
 
 in: AlpacaEval's files and a target, out: in the run's folder `journal.jsonl`, `model_outputs.json`, and with a judge
-`judgments/JUDGE.jsonl` (as they came), `annotations.json`, `leaderboard.csv`, `report.json`, `questions.jsonl`
+`judgments/JUDGE.jsonl` (as they came), `report.json`, `questions.jsonl`, and in `scores/JUDGE_ANNOTATOR/` the latter
+again with alpaca_eval's `annotations.json` and `leaderboard.csv`
 
 Source: tatsu-lab/alpaca_eval 0.6.6.
 """
@@ -15,7 +16,7 @@ from ochatctl.bench.annotators import ANNOTATORS, Annotator, read_template
 from ochatctl.bench.cost import CHARS_PER_TOKEN, Load, Purse, ask_leave
 from ochatctl.bench.datasets import data_file
 from ochatctl.bench.journal import Record
-from ochatctl.bench.judge import JudgeReport, judge_all, judge_load
+from ochatctl.bench.judge import JudgeReport, judge_all, judge_load, preflight
 from ochatctl.bench.preferences import (
     Output,
     WinRate,
@@ -183,7 +184,7 @@ async def _judge(
         config.judge,
         folder=out_dir / _FOLDER,
         watch=watch,
-        needs=("logprobs",) if annotator.num_top_logprobs else (),
+        needs=annotator.needs,
         purse=purse,
         yes=config.yes,
     )
@@ -192,13 +193,16 @@ async def _judge(
     result = result_of(
         asked, answered.outputs, judging, model=answered.model, annotator=annotator, records=answered.records
     )
-    write_annotations(out_dir / "annotations.json", rows)
-    write_leaderboard(out_dir / "leaderboard.csv", answered.model, rate)
+    # Another judge, or the other annotator, leaves these where they are.
+    scores = out_dir / "scores" / f"{config.judge.slug}_{annotator.name}"
+    write_result(scores, result)
+    write_annotations(scores / "annotations.json", rows)
+    write_leaderboard(scores / "leaderboard.csv", answered.model, rate)
     write_result(out_dir, result)
     report = replace(
         report,
         judge=judging.judge,
-        annotations=out_dir / "annotations.json",
+        annotations=scores / "annotations.json",
         rate=rate,
         num_asked_again=judging.num_asked_again,
         notes=result.notes,
@@ -224,7 +228,14 @@ async def _ask_model(
     config = config if config.max_tokens is not None else replace(config, max_tokens=MAX_TOKENS)
     content = {"instructions": items.digest, "temperature": bench.temperature}
     run = await run_dialogues(
-        SUITE, content, dialogues(asked, bench.temperature), config, watch, purse=purse, later=later
+        SUITE,
+        content,
+        dialogues(asked, bench.temperature),
+        config,
+        watch,
+        purse=purse,
+        later=later,
+        ready=lambda: _preflight(ANNOTATORS[bench.annotator], config),
     )
     wanted = {str(number) for number in range(1, len(asked.instructions) + 1)}
     records = tuple(record for record in run.records if record.id in wanted)
@@ -234,6 +245,12 @@ async def _ask_model(
     return _Answered(
         model=run.model, out_dir=run.out_dir, journal=run.journal, path=path, outputs=outputs, records=records
     )
+
+
+async def _preflight(annotator: Annotator, config: RunConfig) -> None:
+    """Ask the judge one word before the model is asked 805 questions for it."""
+    if config.judge is not None:
+        await preflight(config.judge, annotator.ask, annotator.needs)
 
 
 def _given(

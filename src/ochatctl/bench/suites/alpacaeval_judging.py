@@ -172,11 +172,7 @@ def _case(key: str, other: Output, own: Output, annotator: Annotator, template: 
         system="\n\n".join(part.content for part in parts if part.role == "system"),
         prompt="\n\n".join(part.content for part in parts if part.role != "system"),
         read=read,
-        ask=Ask(
-            temperature=annotator.temperature,
-            max_tokens=annotator.max_tokens,
-            top_logprobs=annotator.num_top_logprobs or None,
-        ),
+        ask=annotator.ask,
     )
 
 
