@@ -100,6 +100,29 @@ def test_a_preset_gives_way_to_what_is_typed(tmp_path: Path) -> None:
     assert call("--preset", "laptop")[0] == 3
 
 
+def test_a_preset_whose_value_is_of_another_kind_is_named(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    for line, key in (('max_queue = "many"', "max_queue"), ("port = 70000", "port"), ('no_web = "x"', "no_web")):
+        preset.write_text(f'command = "serve"\n{line}\n')
+        code, said = call("--preset", str(preset))
+        assert (code, "mine.toml" in said, f"`{key}`" in said) == (3, True, True), said
+
+
+def test_what_could_not_serve_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    # The model is looked for last: were it reached, that would be the fault.
+    model = ("--engine", "hf", "--model", "/nowhere/at-all", "--port", "0")
+    for flags, code, words in (
+        (("--log-file", f"{tmp_path}/none/x.log"), 5, "cannot be written"),
+        (("--root-path", "llm"), 2, "`--root-path llm`"),
+        (("--root-path", "/a?b"), 2, "--root-path /llm"),
+        (("--api-keys-file", f"{tmp_path}/none.json"), 4, "ochatctl keys new --name alice"),
+        (("--api-keys", "a\tb"), 3, "API key"),
+    ):
+        assert (got := call(*model, *flags))[0] == code, got
+        assert words in got[1]
+    assert call(*model, "--root-path", "/llm/")[0] == 3
+
+
 def test_the_presets_for_serving_are_flags() -> None:
     from ochatctl.presets import load_preset, names
 

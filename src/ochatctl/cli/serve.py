@@ -67,10 +67,14 @@ def _read_preset(ctx: typer.Context, name: str | None) -> str | None:
     if name is None:
         return None
     table = dict(load_preset(name, command="serve").table)
-    known = {param.name for param in ctx.command.params} - {"preset"}
-    for key in table:
+    known = {str(param.name): param for param in ctx.command.params if param.name != "preset"}
+    for key, value in table.items():
         if key not in known:
-            raise ConfigError(f"preset `{name}`: unknown key `{key}`{did_you_mean(key, (str(k) for k in known))}")
+            raise ConfigError(f"preset `{name}`: unknown key `{key}`{did_you_mean(key, known)}")
+        try:
+            known[key].process_value(ctx, value)
+        except typer.BadParameter as error:
+            raise ConfigError(f"preset `{name}`: `{key}`: {error.message}") from error
     ctx.default_map = table
     return name
 

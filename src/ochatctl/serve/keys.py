@@ -73,12 +73,15 @@ def read_keys(path: Path) -> tuple[StoredKey, ...]:
     Raises:
         DataError: missing, not readable, malformed, or of a newer version.
     """
+    hint = f"ochatctl keys new --name alice --file {path}"
+    if not path.exists():
+        raise DataError(f"{path}: no such file", hint=hint)
     try:
         table = read_json(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(table, dict) or table.get("format") != _FORMAT:
-        raise DataError(f"{path}: not a keys file", hint=f"ochatctl keys new --name alice --file {path}")
+        raise DataError(f"{path}: not a keys file", hint=hint)
     if not isinstance(table.get("version"), int) or table["version"] > _VERSION:
         raise DataError(f"{path}: version {table.get('version')}, and this ochatctl reads up to {_VERSION}")
     return tuple(_stored(table.get("keys"), path))

@@ -73,6 +73,16 @@ def record_of(scope: Scope) -> RequestRecord:
     return record
 
 
+def check_log(config: LogConfig) -> None:
+    """Stop before a model is loaded where the log cannot be written.
+
+    Raises:
+        EnvironmentProblem: its file cannot be made, or opened.
+    """
+    if config.file:
+        _open(config).close()
+
+
 class RequestLog:
     """Writes request lines without holding up the event loop; lines that find the queue full are counted and lost."""
 

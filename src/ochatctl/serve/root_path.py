@@ -1,6 +1,13 @@
 """Where a proxy serves this application under a prefix: one path for who may call, the log and the routes alike."""
 
+import re
+
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def is_prefix(text: str) -> bool:
+    """Tell whether this can stand before every path."""
+    return re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII) is not None
 
 
 class RootPath:

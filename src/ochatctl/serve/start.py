@@ -13,8 +13,10 @@ from ochatctl.extras import has
 from ochatctl.serve.app import Outside, create_app
 from ochatctl.serve.config import AppConfig, ServeConfig
 from ochatctl.serve.keys import KeyRing
+from ochatctl.serve.logs import check_log
 from ochatctl.serve.pages import curl_line
 from ochatctl.serve.plan import ServePlan, make_plan
+from ochatctl.serve.root_path import is_prefix
 from ochatctl.serve.server import Interrupted, bind, check_port, check_tls, is_loopback, run_app, settle
 from ochatctl.serve.web_page import read_page
 
@@ -25,13 +27,14 @@ def run(config: ServeConfig, note: Note) -> None:
     """Serve until a signal.
 
     Raises:
-        UsageProblem: other machines could call without a key.
+        UsageProblem: other machines could call without a key, or the root path is none.
         DataError: the keys file is none.
-        EnvironmentProblem: the port is taken, a certificate cannot be used, or the engine lacks something.
+        EnvironmentProblem: the port is taken, the log or a certificate cannot be used, or the engine lacks something.
         RunError: the engine died, or is stuck.
         KeyboardInterrupt: Ctrl-C.
     """
     _check(config)
+    check_log(config.log)
     model = load_model(config.load, note)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -52,6 +55,11 @@ def _check(config: ServeConfig) -> None:
         raise UsageProblem(
             f"`--host {config.host}` lets other machines call, and there is no key",
             hint=f"add `--api-keys sk-YOUR-KEY`, or `--no-auth`: ochatctl serve --host {config.host} --api-keys sk-1",
+        )
+    if config.root_path and not is_prefix(config.root_path):
+        raise UsageProblem(
+            f"`--root-path {config.root_path}` is no prefix of a path",
+            hint="as a proxy puts it, such as `--root-path /llm`",
         )
     KeyRing(config.api_keys, config.api_keys_file)
     check_tls(config.tls)
