@@ -152,7 +152,8 @@ def serve_schemas() -> None:
     for line in sys.stdin.buffer:
         told = ""
         try:
-            compiler.compile_json_schema(json.loads(line))
+            # Compact, as vLLM is told to.
+            compiler.compile_json_schema(json.loads(line), any_whitespace=False, separators=(",", ":"))
         except (RuntimeError, ValueError, TypeError, MemoryError) as error:
             told = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         out.write(json.dumps(told).encode() + b"\n")

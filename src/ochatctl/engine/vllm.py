@@ -235,6 +235,8 @@ class VllmEngine:
         config = AsyncEngineArgs(**{name: value for name, value in args.items() if name in known}).create_engine_config(
             UsageContext.OPENAI_API_SERVER
         )
+        if "structured_outputs_config" not in self._extra_args:
+            _forbid_whitespace(config.structured_outputs_config)
         # Not returned: the thread's future would keep it alive until the interpreter's end.
         self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
@@ -263,6 +265,16 @@ def _bind_children() -> None:
     plugins = os.environ.get("VLLM_PLUGINS")
     if plugins is not None and _PLUGIN not in plugins.split(","):
         os.environ["VLLM_PLUGINS"] = f"{plugins},{_PLUGIN}"
+
+
+def _forbid_whitespace(structured_outputs: Any) -> None:
+    """Let no whitespace stand between the parts of an answer to a schema.
+
+    Where it may, a model that would rather say something else draws it up to `max_tokens`, and nothing can be parsed.
+    """
+    # Set afterwards, for vLLM takes it only along with one fixed backend, and none of them knows every schema.
+    if hasattr(structured_outputs, "disable_any_whitespace"):
+        structured_outputs.disable_any_whitespace = True
 
 
 def _sampling_params(spec: SamplingSpec) -> Any:
