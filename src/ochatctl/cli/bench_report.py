@@ -72,7 +72,7 @@ def compare(
 
 
 def list_all(json: Json = False) -> None:
-    """List the data sets, which of them are here, and the runs below runs/bench."""
+    """List the data sets with their licences, which of them are here, and the scored runs below runs/bench."""
     from ochatctl.bench.inventory import inventory
 
     found = inventory()
@@ -80,12 +80,19 @@ def list_all(json: Json = False) -> None:
     if json:
         output.result(found, "")
         return
-    output.table(found, ("data set", "here", "what", "licence"), [
-        (one.name, "yes" if one.is_here else "-", one.about, one.licence) for one in found.datasets
+    output.table(found, ("data set", "here", "what", "from", "licence"), [
+        (one.name, "yes" if one.is_here else "-", one.about, one.source, one.licence) for one in found.datasets
     ])  # fmt: skip
-    output.table(found, ("run", "suite", "model", "judge", "score"), [
-        (str(run.path), run.suite, run.model, run.judge or "-", run.score) for run in found.runs
-    ])  # fmt: skip
+    if not all(one.is_here for one in found.datasets):
+        output.note("`ochatctl bench download NAME...` gets those that are not here")
+    if found.runs:
+        output.table(found, ("run", "suite", "model", "judge", "score"), [
+            (str(run.path), run.suite, run.model, run.judge or "-", run.score) for run in found.runs
+        ])  # fmt: skip
+    else:
+        output.note("no scored run below runs/bench")
+    if found.num_unreadable:
+        output.note(f"{found.num_unreadable} more below runs/bench cannot be read: damaged, or of a newer version")
 
 
 def _write(results: "list[Result]", out: Path | None, output: Output, *, yes: bool) -> None:
