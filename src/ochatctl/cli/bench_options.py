@@ -62,21 +62,25 @@ Timeout = Annotated[
 ]
 CONNECT_SECONDS, SILENCE_SECONDS, TOTAL_SECONDS = 10.0, 600.0, 1800.0
 
+# The headings that the flags of every such command stand under in its help.
+HEADINGS: Mapping[str, Sequence[str]] = {
+    "Model": (
+        "model", "base_url", "model_name", "api_key", "engine", "family", "tensor_parallel_size", "trust_remote_code",
+    ),
+    "Asking": (
+        "limit", "max_tokens", "system", "condition", "seed", "concurrency", "connect_timeout", "silence_timeout",
+        "timeout",
+    ),
+}  # fmt: skip
+
 
 class JudgedCommand(OchatCommand):
     """A command with a judge: its many flags stand under headings."""
 
     headings: ClassVar[Mapping[str, Sequence[str]]] = {
         "Judge": ("judge", "judge_base_url", "judge_api_key", "judge_price", "max_cost"),
-        "Model": (
-            "model", "base_url", "model_name", "api_key", "engine", "family", "tensor_parallel_size",
-            "trust_remote_code",
-        ),
-        "Asking": (
-            "limit", "max_tokens", "system", "condition", "seed", "concurrency", "connect_timeout", "silence_timeout",
-            "timeout",
-        ),
-    }  # fmt: skip
+        **HEADINGS,
+    }
 
 
 def run_config(ctx: typer.Context) -> "RunConfig":
@@ -95,7 +99,7 @@ def run_config(ctx: typer.Context) -> "RunConfig":
             model=given["model"],
             engine=given["engine"],
             family=given["family"],
-            tensor_parallel=given.get("tensor_parallel_size", 1),
+            tensor_parallel=given["tensor_parallel_size"],
             trust_remote_code=given["trust_remote_code"],
         )
     else:
@@ -106,7 +110,7 @@ def run_config(ctx: typer.Context) -> "RunConfig":
         target=target,
         out_dir=given["out"],
         patience=_patience(ctx),
-        deadline_seconds=given.get("timeout", TOTAL_SECONDS),
+        deadline_seconds=given["timeout"],
         judge=judge_config(ctx),
         max_cost=given.get("max_cost"),
         command=command_line(ctx),
@@ -127,7 +131,7 @@ def judge_config(ctx: typer.Context) -> "JudgeConfig | None":
         base_url=given["judge_base_url"],
         api_key=given["judge_api_key"],
         concurrency=given["concurrency"],
-        deadline_seconds=given.get("timeout", TOTAL_SECONDS),
+        deadline_seconds=given["timeout"],
         patience=_patience(ctx),
         price=read_price(given["judge_price"]) if given.get("judge_price") else None,
     )
@@ -166,6 +170,6 @@ def _patience(ctx: typer.Context) -> "Patience":
     given = ctx.params
     return replace(
         PATIENCE,
-        connect_seconds=given.get("connect_timeout", CONNECT_SECONDS),
-        silence_seconds=given.get("silence_timeout", SILENCE_SECONDS),
+        connect_seconds=given["connect_timeout"],
+        silence_seconds=given["silence_timeout"],
     )

@@ -1,11 +1,12 @@
 """`ochatctl bench suite`: questions with known answers."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
+from ochatctl.cli import bench_options as flags
 from ochatctl.cli.bench_download import offer_data
-from ochatctl.cli.bench_options import Concurrency, end, run_config
 from ochatctl.cli.options import (
     ApiKey,
     BaseUrl,
@@ -75,29 +76,40 @@ _MaxTokens = Annotated[
 ]
 
 
+class _Command(OchatCommand):
+    headings: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Suite": ("tasks", "subset", "compat"),
+        **flags.HEADINGS,
+    }
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("suite", cls=OchatCommand, epilog=examples(*_EXAMPLES))(suite)
+    app.command("suite", cls=_Command, epilog=examples(*_EXAMPLES))(suite)
 
 
 def suite(
     ctx: typer.Context,
     tasks: _Tasks = None,
+    subset: _Subset = None,
+    compat: _Compat = None,
     model: MaybeModel = None,
     base_url: BaseUrl = None,
     model_name: ModelName = None,
     api_key: ApiKey = None,
     engine: EngineName = "auto",
     family: MaybeFamily = None,
+    tensor_parallel_size: flags.TensorParallel = 1,
     trust_remote_code: TrustRemoteCode = False,
-    subset: _Subset = None,
-    compat: _Compat = None,
     limit: Limit = None,
     max_tokens: _MaxTokens = None,
     system: System = "",
     condition: Condition = "",
     seed: Seed = 0,
-    concurrency: Concurrency = 16,
+    concurrency: flags.Concurrency = 16,
+    connect_timeout: flags.ConnectTimeout = flags.CONNECT_SECONDS,
+    silence_timeout: flags.SilenceTimeout = flags.SILENCE_SECONDS,
+    timeout: flags.Timeout = flags.TOTAL_SECONDS,
     out: MaybeOut = None,
     yes: Yes = False,
     quiet: Quiet = False,
@@ -113,9 +125,9 @@ def suite(
     output = Output(as_json=json, quiet=quiet)
     num_items = subset_items(subset)
     offer_data(missing_data(tasks), output)
-    report = run_suite(tasks, run_config(ctx), output, subset=num_items, as_ochat=compat is not None)
+    report = run_suite(tasks, flags.run_config(ctx), output, subset=num_items, as_ochat=compat is not None)
     _show(report, output)
-    end(ctx, output, report.journal, report.errors)
+    flags.end(ctx, output, report.journal, report.errors)
 
 
 def _show(report: "Report", output: Output) -> None:
