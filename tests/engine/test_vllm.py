@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine.contract import LAWS, Case, ask
@@ -35,7 +36,7 @@ def test_the_contract_holds(law: Callable[[Case], Awaitable[None]], case: Case, 
     served_vllm.run(run())
 
 
-def test_an_answer_meets_its_schema_though_blanks_are_likelier_and_a_bad_schema_is_refused(
+def test_an_answer_meets_its_schema_though_blanks_are_likelier_and_a_bad_one_is_refused(
     case: Case, served_vllm: ServedVllm
 ) -> None:
     schema = {
@@ -51,11 +52,11 @@ def test_an_answer_meets_its_schema_though_blanks_are_likelier_and_a_bad_schema_
         "properties": {"age": {"type": "integer", "multipleOf": 5, "maximum": 90, "minimum": 10}},
     }
     fives |= {"required": ["age"], "additionalProperties": False}
-    blanks = {token_id: 100.0 for text in (" ", "\n", "\n\n", "\t") for token_id in case.tokenizer.encode(text)}
+    blanks = {token_id: 100.0 for text in (" ", "\n", "\n\n", "\t") for token_id in case.tokenizer.encode_text(text)}
 
     async def run() -> None:
         for bias in ({}, blanks):
-            asked = {"max_tokens": 40, "logit_bias": bias}
+            asked: Any = {"max_tokens": 40, "logit_bias": bias}
             answer = json.loads((await ask(case, case.prompts[0], **asked, json_schema=json.dumps(schema))).text)
             assert set(answer) == {"ship", "masts"}
             assert answer["ship"] in ("sloop", "brig")
