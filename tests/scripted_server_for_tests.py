@@ -1,8 +1,8 @@
 """A server in a process of its own, with an engine that does as it is told: `python FILE '{"echo": {...}}'`.
 
 `{"hung_hf": FOLDER}` is the embedded engine with a model, made in that folder, whose ninth step never ends; with
-`slow_hf` each step takes a tenth of a second. It says `told SECONDS` when an engine is told to stop an answer, or has
-ended one, by the clock that all processes share.
+`slow_hf` each step takes a tenth of a second. With `"tells": true` it says `told SECONDS` when an engine is told to
+stop an answer, or has ended one, by the clock that all processes share; somebody has to read it then.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ class Told:
     hung_hf: str
     slow_hf: str
     app: dict[str, Any]
+    tells: bool
 
 
 class Telling:
@@ -66,7 +67,8 @@ async def serve(told: Told) -> None:
         engine = slow_hf(tokenizer, Path(told.hung_hf), first_slow=8, seconds=3600)
     if told.slow_hf:
         engine = slow_hf(tokenizer, Path(told.slow_hf), first_slow=0, seconds=0.1)
-    engine = cast("Engine", Telling(engine))
+    if told.tells:
+        engine = cast("Engine", Telling(engine))
     limits = LimitConfig(**told.limits)  # type: ignore[arg-type]
     await engine.start()
     app = create_app(
@@ -121,6 +123,7 @@ def main() -> None:
                     hung_hf=table.get("hung_hf", ""),
                     slow_hf=table.get("slow_hf", ""),
                     app=table.get("app", {}),
+                    tells=table.get("tells", False),
                 )
             )
         )

@@ -241,6 +241,7 @@ def test_a_real_server_answers_logs_without_texts_drains_at_sigterm_and_ends_wit
         assert "secret" not in text
 
 
+@pytest.mark.slow
 def test_what_is_under_way_at_sigterm_is_finished_and_nothing_new_is_taken() -> None:
     import threading
 
@@ -266,6 +267,7 @@ def test_what_is_under_way_at_sigterm_is_finished_and_nothing_new_is_taken() -> 
             httpx.get(url)
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait() -> None:
     with process("--engine", "echo") as (server, url, _):
         with socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0]))) as half:

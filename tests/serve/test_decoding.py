@@ -46,7 +46,7 @@ ANY_JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(ANY_JSON)
 def test_any_json_is_a_request_or_a_400(value: object) -> None:
     fault = None
@@ -79,7 +79,7 @@ NESTED = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(NESTED, st.booleans())
 def test_a_body_nests_as_deep_as_its_arrays_and_objects_whatever_its_strings_hold(value: object, raw: bool) -> None:
     body = json.dumps(value, ensure_ascii=raw).encode()
@@ -88,7 +88,7 @@ def test_a_body_nests_as_deep_as_its_arrays_and_objects_whatever_its_strings_hol
     assert deep == 0 or decoding.is_deeper(body, deep - 1)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.sampled_from([b"[", b"]", b"{", b'"', b"\\", b"x"])).map(b"".join))
 def test_what_is_no_json_is_measured_without_a_fault(body: bytes) -> None:
     assert decoding.is_deeper(body, 3) in (True, False)

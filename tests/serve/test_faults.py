@@ -160,7 +160,7 @@ def test_a_full_queue_is_a_true_503_for_streams_too() -> None:
 def test_an_engine_is_told_within_250_ms_of_a_client_that_goes_away(kind: str, tmp_path: Path) -> None:
     told: dict[str, Any] = {"slow_hf": str(tmp_path)} if kind == "hf" else {"echo": {"delay_seconds": 0.02}}
     more: dict[str, Any] = {"logit_bias": {"97": 100}} if kind == "hf" else {}
-    with scripted(**told) as (server, url):
+    with scripted(**told, tells=True) as (server, url):
         assert server.stdout is not None
 
         def seconds(how: str, *, stream: bool) -> float:
