@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 # The process that a child is to end with. Set by the engine: whoever else runs vLLM in this environment is left alone.
 PARENT_PID = "OCHATCTL_VLLM_PARENT_PID"
@@ -27,10 +28,19 @@ def die_with_server() -> None:
         die_with(int(named))
         os.environ[PARENT_PID] = str(os.getpid())
         return
-    try:
-        os.kill(int(named), 0)
-    except ProcessLookupError:
+    if _has_ended(int(named)):
         os._exit(1)
+
+
+def _has_ended(pid: int) -> bool:
+    """Tell whether a process is gone, or just waits to be reaped, as a container's first process may leave it."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except ProcessLookupError:
+        return True
+    except (PermissionError, FileNotFoundError):  # another user's by now; no Linux
+        return False
 
 
 def die_with(parent_pid: int | None) -> None:
