@@ -217,14 +217,16 @@ BODY = {"model": "openchat_v3.2", "messages": [{"role": "user", "content": "secr
 def test_a_real_server_answers_logs_without_texts_drains_at_sigterm_and_ends_with_0(tmp_path: Path) -> None:
     log = tmp_path / "requests.log"
     keys = {"OCHATCTL_API_KEYS": "sk-1 sk-2"}
-    with process("--engine", "echo", "--log-file", str(log), "--served-model-name", "mine", **keys) as (
+    flags = ("--log-file", str(log), "--served-model-name", "mine", "--forwarded-allow-ips", "10.0.0.5")
+    with process("--engine", "echo", *flags, **keys) as (
         server,
         url,
         said,
     ):
         assert "2" in next(line for line in said if line.startswith("keys: "))
         assert httpx.post(f"{url}/chat/completions", json=BODY).status_code == 401
-        headers = {"authorization": "Bearer sk-2", "x-request-id": "abc"}
+        # This client is not among the proxies that are believed.
+        headers = {"authorization": "Bearer sk-2", "x-request-id": "abc", "x-forwarded-for": "6.6.6.6"}
         answer = httpx.post(f"{url}/chat/completions", json=BODY | {"model": "mine"}, headers=headers)
         assert answer.json()["choices"][0]["message"]["content"] == "secret words"
         assert answer.headers["x-request-id"] == "abc"
@@ -239,6 +241,7 @@ def test_a_real_server_answers_logs_without_texts_drains_at_sigterm_and_ends_wit
         assert '"request_id": "abc"' in text
         assert "sk-" not in text.replace("sk-YOUR", "")
         assert "secret" not in text
+        assert "6.6.6.6" not in text
 
 
 @pytest.mark.slow

@@ -65,7 +65,8 @@ def test_nobody_puts_a_line_into_the_log_or_a_label_into_the_metrics(tmp_path: P
             httpx.post(served.base_url + CHAT, json=body, headers=headers)
         for path in ("/evil", "/v1/models/evil", "/v1/evil%0a%22"):
             httpx.get(served.base_url + path, headers=headers)
-        httpx.get(served.base_url, headers={"x-request-id": 'evil"} {"a": "b'})
+        told = httpx.get(served.base_url, headers={"x-request-id": 'evil"} {"a": "b'})
+        assert told.headers["x-request-id"].startswith("req-")
         httpx.request("EVIL", served.base_url + CHAT)
         metrics.append(httpx.get(served.base_url + "/metrics", headers=headers).text)
 
