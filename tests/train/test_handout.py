@@ -15,6 +15,9 @@ from ochatctl.config import write_run
 from ochatctl.train.config import OptimConfig, TrainConfig
 
 NUM_RANKS = 2
+# Left to itself, glibc keeps what was given back to it in the holes of a heap: of one and the same run it then shows
+# anything between 0.6 and 0.8 of the model. With a fixed threshold each tensor is a mapping of its own.
+QUIET = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(64 << 10)}
 
 
 def spread(folder: Path, base: Path, **changes: Any) -> tuple[list[int], dict[str, torch.Tensor]]:
@@ -29,7 +32,7 @@ def spread(folder: Path, base: Path, **changes: Any) -> tuple[list[int], dict[st
     script = str(Path(__file__).with_name("measure_loading.py"))
     done = subprocess.run(
         [sys.executable, *launcher, script, str(folder / "run.json"), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, **QUIET, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -39,9 +42,9 @@ def spread(folder: Path, base: Path, **changes: Any) -> tuple[list[int], dict[st
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a model of 340 MB in 12 layers, whose output layer is its embeddings."""
-    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
-    config = tiny_config(**sizes, num_key_value_heads=12, head_dim=64, tie_word_embeddings=True)
+    """Give a model of 137 MB in 10 layers, whose output layer is its embeddings."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10, "num_attention_heads": 8}
+    config = tiny_config(**sizes, num_key_value_heads=8, head_dim=64, tie_word_embeddings=True)
     folder: Path = write_base(tmp_path_factory.mktemp("handout") / "base", config=config)
     return folder
 
@@ -60,9 +63,9 @@ def test_a_rank_that_does_not_read_holds_its_share_and_what_is_on_the_way(
     grown, state = spread(tmp_path, base, **strategy)
     whole = load_file(base / "model.safetensors")
     size = sum(value.nbytes for value in whole.values())
-    assert size > 300e6
-    # Half of it is the rank's own.
-    assert 0.4 * size < grown[1] < 0.8 * size
+    assert size > 130e6, "in groups, layer by layer, and far above what else grows"
+    # Half of it is the rank's own, and a tenth a layer on its way; 0.62 and 0.69 were measured.
+    assert 0.5 * size < grown[1] < 0.75 * size
     assert grown[0] > 0.9 * size, "nobody has read the model"
     for name, value in whole.items():
         assert torch.equal(state[name], value), name
