@@ -10,6 +10,7 @@ import pytest
 from ochatctl.engine.vllm_child import PARENT_PID
 
 CODE = "from ochatctl.engine.vllm_child import die_with_server as call; call(); print('alive', flush=True)"
+OWN_GROUP = "; import os; print(os.getpgid(0) == os.getpid(), flush=True)"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel is asked, and /proc")
 
 
@@ -28,12 +29,12 @@ def test_a_process_ends_at_once_where_the_server_has_ended_reaped_or_not() -> No
     assert (alive.returncode, alive.stdout) == (0, "alive\n")
 
 
-def test_a_process_ends_with_a_server_that_is_killed() -> None:
+def test_a_process_ends_with_a_server_that_is_killed_and_hears_no_ctrl_c() -> None:
     code = f"import os, subprocess, sys; os.environ[{PARENT_PID!r}] = str(os.getpid()); "
-    code += f"subprocess.run([sys.executable, '-c', {CODE + '; import time; time.sleep(60)'!r}])"
+    code += f"subprocess.run([sys.executable, '-c', {CODE + OWN_GROUP + '; import time; time.sleep(60)'!r}])"
     server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    assert server.stdout.readline() == "alive\n"
+    assert (server.stdout.readline(), server.stdout.readline()) == ("alive\n", "True\n")
     server.kill()
     server.wait()
     began = time.monotonic()

@@ -250,9 +250,9 @@ def test_sighup_reads_the_keys_and_opens_the_log_again(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def served(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def served(*arguments: str, **how: Any) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     command = [sys.executable, "-m", "ochatctl", "serve", "--port", "0", "--disable-log-requests", *arguments]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **how)
     try:
         assert server.stderr is not None
         yield server, next(line for line in server.stderr if line.startswith("ready: ")).split()[1]
@@ -350,17 +350,40 @@ def test_vllm_that_stands_still_is_found_out_and_exit_7() -> None:
 
 
 @needs_vllm
+def test_a_terminals_ctrl_c_ends_streams_whole_and_leaves_no_process_of_vllms() -> None:
+    with served(*VLLM, "--max-model-len", "512", "--served-model-name", "echo", start_new_session=True) as (
+        server,
+        url,
+    ):
+        reader = Reader(url.removesuffix("/v1"), max_tokens=60, temperature=0)
+        pids = family_of(server.pid)
+        assert len(pids) >= 3  # the engine, its worker, and the grammars' child
+        # As a terminal does: to every process of the group.
+        os.killpg(server.pid, signal.SIGINT)
+        text = reader.ended()
+        assert text.endswith("[DONE]\n\n")
+        assert '"error"' not in text
+        assert server.wait(60) == 130
+        wait_until(lambda: not any(is_running(pid) for pid in pids), 10)
+
+
+@needs_vllm
 def test_a_server_that_is_killed_takes_vllm_along(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ochatctl", "serve", *VLLM, "--port", "0"]
     with (tmp_path / "stderr").open("w") as log:
         server = subprocess.Popen(command, stderr=log)
+
+    def is_bound() -> bool:
+        core = engine_process(family_of(server.pid))
+        return core is not None and os.getpgid(core) == core
+
     try:
-        # As early as may be, in the middle of its loading, which is as much the engine's process as later.
-        wait_until(lambda: (core := engine_process(family_of(server.pid))) and family_of(core), 240)
+        # As early as may be: in the middle of its imports.
+        wait_until(is_bound, 240)
         pids = family_of(server.pid)
         server.kill()
         server.wait(5)
-        assert len(pids) >= 3  # the engine, its worker, and the grammars' child
+        assert len(pids) >= 2  # the engine, and the grammars' child
         wait_until(lambda: not any(is_running(pid) for pid in pids), 10)
     finally:
         server.kill()

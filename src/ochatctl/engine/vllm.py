@@ -327,6 +327,11 @@ def _logprob(token_id: int, table: Mapping[int, Any], count: int) -> TokenLogpro
 
 def _start_error(error: Exception, model_dir: Path) -> OchatError:
     text = str(error).strip() or type(error).__name__
+    # Most come from pydantic, which puts its own words around vLLM's.
+    if faults := getattr(error, "errors", None):
+        text = str(faults()[0]["msg"]).removeprefix("Value error, ").rstrip(".")
+    if "tensor parallel" in text:
+        return ConfigError(f"vLLM cannot split `{model_dir}` so: {text}", hint="`--tp 1`, or another divisor")
     if "memory" in text.lower():
         return EnvironmentProblem(f"vLLM: `{model_dir}` does not fit: {text}", hint="ochatctl doctor")
     if isinstance(error, (ValueError, TypeError, OSError)):

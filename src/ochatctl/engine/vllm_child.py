@@ -4,6 +4,7 @@ vLLM starts it by `multiprocessing`, and it outlives a parent that is killed, wi
 `die_with_server` in every process of its own (entry point `vllm.platform_plugins` in `pyproject.toml`).
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -26,6 +27,9 @@ def die_with_server() -> None:
         return
     if os.getppid() == int(named):
         die_with(int(named))
+        # A terminal's Ctrl-C is for the server alone, which has its streams to end. A session's leader has a group.
+        with contextlib.suppress(PermissionError):
+            os.setpgid(0, 0)
         os.environ[PARENT_PID] = str(os.getpid())
         return
     if _has_ended(int(named)):
