@@ -3,6 +3,9 @@
 Global rank 0 reads the base into main memory; every other rank builds the same model without weights, on torch's meta
 device, and is given them tensor by tensor while a strategy cuts them. So a rank never holds more of the model than its
 share and what is on the way, and the base is read from one disk, whatever the number of ranks and nodes.
+
+`_parameters` and `_buffers` of `torch.nn.Module` are torch's own tables, and are written here as its `_apply` does:
+`named_parameters` gives a tied weight once, and setting an attribute would register anew what stands in them.
 """
 
 from collections.abc import Iterator

@@ -39,6 +39,9 @@ class DeepSpeedStrategy:
         self._engine.checkpoint_engine = self._files
         # The script that joins the shards would be copied beside every checkpoint, on rank 0 alone.
         self._engine._copy_recovery_script = lambda folder: None
+        if self._scales:
+            # At its least scale DeepSpeed would end the rank with a bare exception; the loop counts and reports.
+            self._engine.optimizer.loss_scaler.raise_error_at_min_scale = False
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)

@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.handout import Handout
+from ochatctl.train.model import decoder_layers
 from ochatctl.train.ranks import Ranks
 from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr, trained_names
 from ochatctl.train.strategies.loss_scale import LossScale
@@ -55,7 +56,7 @@ class FsdpStrategy:
         handout = Handout(model, ranks, None if config.lora else torch.float32)
         # Alone on Apple's GPU there is nobody to share with, and no backend to do it by: the model stays whole.
         cuts = ranks.device.type != "mps"
-        for layer in _layers(model) if cuts and size_bytes > _ONE_GROUP_BYTES else ():
+        for layer in decoder_layers(model) if cuts and size_bytes > _ONE_GROUP_BYTES else ():
             handout.give(layer)
             fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=whole)
         handout.give(model)
@@ -190,12 +191,6 @@ def _own_slices(model: torch.nn.Module) -> list[tuple[torch.nn.Parameter, torch.
 
 def _own_slice(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient
-
-
-def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Give the blocks that transformers itself says must not be split."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def _reason(error: BaseException) -> str:
