@@ -365,6 +365,8 @@ def test_a_terminals_ctrl_c_ends_streams_whole_and_leaves_no_process_of_vllms() 
         assert '"error"' not in text
         assert server.wait(60) == 130
         wait_until(lambda: not any(is_running(pid) for pid in pids), 10)
+        assert server.stderr is not None
+        assert "leaked" not in server.stderr.read()
 
 
 @needs_vllm

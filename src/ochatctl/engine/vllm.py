@@ -5,11 +5,13 @@ space, and a folder that holds only a SentencePiece model works too.
 """
 
 import asyncio
+import atexit
 import contextlib
 import gc
 import itertools
 import multiprocessing
 import os
+import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -237,6 +239,7 @@ class VllmEngine:
         )
         if "structured_outputs_config" not in self._extra_args:
             _forbid_whitespace(config.structured_outputs_config)
+        atexit.register(_say_no_more)
         # Not returned: the thread's future would keep it alive until the interpreter's end.
         self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
@@ -265,6 +268,13 @@ def _bind_children() -> None:
     plugins = os.environ.get("VLLM_PLUGINS")
     if plugins is not None and _PLUGIN not in plugins.split(","):
         os.environ["VLLM_PLUGINS"] = f"{plugins},{_PLUGIN}"
+
+
+def _say_no_more() -> None:
+    """Leave unsaid what Triton's binding prints as the interpreter ends: a page of objects that vLLM has kept."""
+    sys.stderr.flush()
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _forbid_whitespace(structured_outputs: Any) -> None:
