@@ -112,3 +112,17 @@ def test_mtbench_says_that_there_is_no_score(app: typer.Typer, tmp_path: Path) -
     assert json.loads(out)["num_answered"] == 1
     assert "there is no score" in errors
     assert Path(json.loads(out)["answers"]).is_file()
+
+
+def test_an_engine_of_our_own_without_a_model_is_refused_before_a_server_is_asked(app: typer.Typer) -> None:
+    code, _, errors = run(app, "suite", "--tasks", TASKS, "--engine", "hf")
+    assert code == 2
+    assert "`--engine hf` runs a model here, and `--model` is missing" in errors
+
+
+def test_a_suite_waits_for_an_answer_no_longer_than_it_was_told_to(app: typer.Typer) -> None:
+    with chat_stub(delay_seconds=0.6) as stub:
+        flags = ("--base-url", stub.base_url, "--limit", "1", "--timeout", "0.2")
+        code, _, errors = run(app, "suite", "--tasks", TASKS, *flags)
+    assert code == 6
+    assert "no answer within 0.2 seconds" in errors

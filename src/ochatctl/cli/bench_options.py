@@ -93,6 +93,11 @@ def run_config(ctx: typer.Context) -> "RunConfig":
     is_local = given["model"] is not None or given["engine"] == "echo"
     if is_local and given["base_url"] is not None:
         raise UsageProblem("give either `--model` or `--base-url`", hint=f"{ctx.command_path} --model DIR ...")
+    if not is_local and given["engine"] != "auto":
+        raise UsageProblem(
+            f"`--engine {given['engine']}` runs a model here, and `--model` is missing",
+            hint=f"{ctx.command_path} --engine {given['engine']} --model DIR ...",
+        )
     target: Target
     if is_local:
         target = LoadConfig(

