@@ -49,7 +49,7 @@ class GrammarCheck:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "ochatctl.engine.grammar",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-                limit=1 << 20, process_group=0,  # a terminal's Ctrl-C is not for it
+                limit=1 << 20, start_new_session=True,  # a terminal's Ctrl-C is not for it
             )  # fmt: skip
 
     async def get_ready(self, vocab_size: int) -> None:
