@@ -261,7 +261,7 @@ def test_what_an_engine_cannot_do_is_a_400_that_names_it(subject: Subject) -> No
 def test_an_answer_meets_a_schema_that_openais_client_parses(subject: Subject) -> None:
     openai = pytest.importorskip("openai")
     parse = subject.openai.chat.completions.parse
-    asked: Any = {"model": subject.model, "messages": ASKED, "temperature": 0, "max_tokens": 200}
+    asked: Any = {"model": subject.model, "messages": ASKED, "temperature": 0, "max_tokens": 40}
     if not subject.has_schemas:
         with pytest.raises(openai.BadRequestError, match="response_format"):
             parse(**asked, response_format=Ship)
@@ -269,7 +269,7 @@ def test_an_answer_meets_a_schema_that_openais_client_parses(subject: Subject) -
     assert isinstance(parse(**asked, response_format=Ship).choices[0].message.parsed, Ship)
     with subject.openai.chat.completions.stream(**asked, response_format=Ship) as stream:
         assert isinstance(stream.get_final_completion().choices[0].message.parsed, Ship)
-    free = subject.chat(max_tokens=80, response_format={"type": "json_object"}).choices[0]
+    free = subject.chat(max_tokens=16, response_format={"type": "json_object"}).choices[0]
     assert free.message.content.lstrip().startswith("{")
 
 
@@ -298,7 +298,7 @@ def test_langchain_invokes_streams_and_batches(subject: Subject) -> None:
 
 def test_langchain_gets_structured_output_where_the_engine_can(subject: Subject) -> None:
     openai = pytest.importorskip("openai")
-    model = subject.langchain(max_tokens=200).with_structured_output(Ship, method="json_schema")
+    model = subject.langchain(max_tokens=40).with_structured_output(Ship, method="json_schema")
     if subject.has_schemas:
         assert isinstance(model.invoke("Name a ship."), Ship)
     else:
