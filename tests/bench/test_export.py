@@ -84,6 +84,16 @@ def test_two_runs_stand_side_by_side() -> None:
     assert "this is noise" in difference_line(compare(result(), result()))
 
 
+def test_the_two_scores_beside_a_difference_are_of_the_questions_that_both_have() -> None:
+    whole, part = result(), replace(result(1.0, model="theirs"), questions=result(1.0).questions[:4])
+    found = compare(whole, part)
+    assert found.overall.num_left_out == len(whole.questions) - 4 > 0
+    first, second = (float(cell) for cell in difference_rows(found)[0][1:3])
+    assert second - first == pytest.approx(1.0)
+    assert second == pytest.approx(found.second.overall.estimate.value)
+    assert first != pytest.approx(found.first.overall.estimate.value)
+
+
 def test_a_score_by_another_judge_never_stands_in_the_published_column() -> None:
     columns, lines, about = published_table(result(judge="gpt-5"))
     assert columns[1:3] == ("judged by gpt-4, published", "judged by gpt-5")

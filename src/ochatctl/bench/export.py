@@ -123,8 +123,8 @@ def difference_line(comparison: Comparison) -> str:
         f"{comparison.second.model} - {comparison.first.model}: {sign}{shown(found.value, unit)} "
         f"[{shown(found.low, unit)}, {shown(found.high, unit)}] over {found.num_questions} questions"
     )
-    left_out = f"; {found.num_left_out} that only one of them has are left out" if found.num_left_out else ""
-    verdict = "this is noise: the interval holds zero" if found.is_noise else "more than noise"
+    left_out = f" ({found.num_left_out} that only one of them has left out)" if found.num_left_out else ""
+    verdict = "this is noise, for the interval holds zero" if found.is_noise else "more than noise"
     return f"{text}{left_out}: {verdict}"
 
 
@@ -156,9 +156,11 @@ def _row(part: Part, unit: str) -> tuple[str, ...]:
 
 
 def _difference_row(first: Part, second: Part | None, found: Difference | None, unit: str) -> tuple[str, ...]:
-    values = [shown(part.estimate.value if part else None, unit) for part in (first, second)]
     if found is None:
+        values = [shown(part.estimate.value if part else None, unit) for part in (first, second)]
         return (first.name, *values, "-", "-", "-", "too few questions")
+    # Over the questions of both: the difference is theirs.
+    values = [shown(value, unit) for value in (found.first, found.second)]
     interval = f"{shown(found.low, unit)} to {shown(found.high, unit)}"
     verdict = "noise" if found.is_noise else "more than noise"
     return (first.name, *values, shown(found.value, unit), interval, str(found.num_questions), verdict)

@@ -37,9 +37,11 @@ class Estimate:
 class Difference:
     """The second run minus the first, over the `num_questions` that both have; `num_left_out` only one has.
 
-    `is_noise`: the 95 % interval holds zero.
+    `first` and `second` are the means over the same questions. `is_noise`: the 95 % interval holds zero.
     """
 
+    first: float
+    second: float
     value: float
     low: float
     high: float
@@ -75,6 +77,8 @@ def difference(first: Scores, second: Scores) -> Difference | None:
     low, high = _interval(drawn)
     num_all = len({key for scores in (first, second) for key, values in scores.items() if values})
     return Difference(
+        first=float(sums_1.sum() / counts.sum()),
+        second=float(sums_2.sum() / counts.sum()),
         value=float((sums_2 - sums_1).sum() / counts.sum()),
         low=low,
         high=high,

@@ -104,7 +104,9 @@ def shown(value: float | None, unit: str) -> str:
     """Give a score as a person reads it: 7.19 points, or 89.5 for a ratio in percent."""
     if value is None:
         return "-"
-    return f"{100 * value:.1f}" if unit == "ratio" else f"{value:.2f}"
+    text = f"{100 * value:.1f}" if unit == "ratio" else f"{value:.2f}"
+    # A negative number too small to be seen is a nought.
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _part(name: str, questions: Sequence[Question], turn: str | None = None) -> Part:
