@@ -110,6 +110,8 @@ def _lines(plan: "RunPlan") -> Iterator[str]:
 
 
 def _gb(num_bytes: int) -> str:
+    if num_bytes == 0:
+        return f"{'none':>10}"
     return f"{num_bytes / 1e9:7.1f} GB" if num_bytes >= 5e7 else f"{num_bytes / 1e6:7.2f} MB"
 
 

@@ -1,10 +1,12 @@
 """The model that is trained: any causal language model of transformers, unchanged, fed with packed rows."""
 
+import datetime
 import inspect
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from ochatctl.errors import ConfigError, OchatError
 from ochatctl.train import attention
@@ -16,6 +18,9 @@ from ochatctl.train.ranks import Ranks
 from ochatctl.train.recompute import recompute
 from ochatctl.train.rope import extend_context
 from ochatctl.train.spec import read_lora
+
+# A rank that reads 140 GB from a slow disk is not silent as one is that hangs. One that dies is heard of at once.
+_READING_SECONDS = 2 * 3600.0
 
 
 def load_model(config: TrainConfig) -> torch.nn.Module:
@@ -41,6 +46,16 @@ def load_among(config: TrainConfig, ranks: Ranks) -> torch.nn.Module:
     """
     if ranks.num_ranks == 1 or config.quantize != "none":
         return load_model(config)
+    seconds = max(_READING_SECONDS, config.timeout_seconds)
+    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(seconds=seconds))
+    model = _read_by_one(config, ranks, group)
+    # None is waited for in the next collective for as long as it makes its model.
+    dist.barrier(group)
+    dist.destroy_process_group(group)
+    return model
+
+
+def _read_by_one(config: TrainConfig, ranks: Ranks, group: dist.ProcessGroup | None) -> torch.nn.Module:
     model: torch.nn.Module | None = None
     told: list[Any] = [None]
     if ranks.is_first:
@@ -49,7 +64,7 @@ def load_among(config: TrainConfig, ranks: Ranks) -> torch.nn.Module:
             told = [(output_layer(model), _names_and_shapes(model))]
         except OchatError as error:
             told = [error]
-    dist.broadcast_object_list(told, src=0)
+    dist.broadcast_object_list(told, src=0, group=group)
     if isinstance(told[0], OchatError):
         raise told[0]
     if model is not None:
@@ -72,7 +87,8 @@ def _made(config: TrainConfig, found: OutputLayer | None) -> torch.nn.Module:
         if config.scaling is not None:
             extend_context(own, config.scaling)
         model = _loaded(config, own) if found is None else _without_weights(config, own)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        # A torn file and weights of other sizes than the config's are among these.
         raise ConfigError(f"`{config.model_dir}`: the model cannot be loaded: {error}") from error
     _check_padding_free(model)
     if config.lora is not None:
