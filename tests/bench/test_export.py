@@ -89,9 +89,9 @@ def test_the_two_scores_beside_a_difference_are_of_the_questions_that_both_have(
     found = compare(whole, part)
     assert found.overall.num_left_out == len(whole.questions) - 4 > 0
     first, second = (float(cell) for cell in difference_rows(found)[0][1:3])
-    assert second - first == pytest.approx(1.0)
-    assert second == pytest.approx(found.second.overall.estimate.value)
-    assert first != pytest.approx(found.first.overall.estimate.value)
+    assert second - first == pytest.approx(1.0, abs=0.011)
+    assert second == pytest.approx(found.second.overall.estimate.value, abs=0.01)
+    assert first != pytest.approx(found.first.overall.estimate.value, abs=0.01)
 
 
 def test_a_score_by_another_judge_never_stands_in_the_published_column() -> None:
