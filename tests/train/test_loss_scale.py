@@ -68,17 +68,18 @@ def test_float16_on_two_ranks_learns_as_float32_and_goes_on_where_it_stopped(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_data(tmp_path / "chats", write_base(tmp_path / "base"), num_rows=40)
 
-    def train(out: str, precision: str) -> list[tuple[int, float, float]]:
+    def train(out: str, precision: str, *, ranks: int = 2) -> list[tuple[int, float, float]]:
         flags = {
             "model": str(tmp_path / "base"), "data": str(tmp_path / "chats"), "out": tmp_path / out, "cpu": True,
-            "strategy": "fsdp", "gpus": 2, "batch_tokens": 160, "epochs": 1, "lr": 3e-3, "save_every": "1epoch,2steps",
-            "keep": 9, "precision": precision,
+            "strategy": "fsdp", "gpus": ranks, "accumulation": 2 // ranks, "batch_tokens": 160, "epochs": 1, "lr": 3e-3,
+            "save_every": "1epoch,2steps", "keep": 9, "precision": precision,
         }  # fmt: skip
         launch(prepare(read_request(flags=flags)), on_record=lambda record: None)
         lines = [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()[1:]]
         return [(line["step"], line["loss"], line["grad_norm"]) for line in lines if "grad_norm" in line]
 
-    whole, half = train("whole", "float32"), train("half", "float16")
+    # One rank takes both batches in turn, and needs no launcher.
+    whole, half = train("whole", "float32", ranks=1), train("half", "float16")
     assert len(half) >= 4
     assert half != whole, "nothing was computed in float16"
     assert [loss for _, loss, _ in half] == pytest.approx([loss for _, loss, _ in whole], rel=2e-3)

@@ -296,8 +296,8 @@ def test_another_number_of_ranks_goes_on_with_fsdp_and_is_refused_with_deepspeed
 
 @pytest.mark.slow
 def test_a_run_without_evaluation_has_the_same_losses_to_the_last_digit(run: Run, tmp_path: Path) -> None:
-    if not {"fsdp", "3"} & set(run.flags) or "all" in run.flags:
-        pytest.skip("one way of sharding each is enough: FSDP2, and ZeRO-3, which gathers weights to evaluate with")
+    if "fsdp" not in run.flags:
+        pytest.skip("a resumed run, with every strategy, evaluates more often and has the same losses")
     assert len(run.evals) > 1
     assert run.evals[0]["step"] < len(run.steps), "an evaluation stands between the steps"
     done = subprocess.run(
