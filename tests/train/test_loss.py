@@ -179,7 +179,7 @@ def test_a_model_that_would_be_trained_wrongly_is_refused_by_name(
 def test_a_torn_base_is_named(tmp_path: Any) -> None:
     path = write_base(tmp_path, card=False) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ConfigError, match="the model cannot be loaded: .*incomplete"):
+    with pytest.raises(ConfigError, match=r"the model cannot be loaded: .*incomplete"):
         load_model(config_for(tmp_path))
 
 
