@@ -7,8 +7,18 @@ from importlib import resources
 
 import pytest
 
-from ochatctl.bench.cost import Leave, Load, Price, Purse, ask_leave, find_price, is_private, read_price
-from ochatctl.errors import UsageProblem
+from ochatctl.bench.cost import (
+    Leave,
+    Load,
+    Price,
+    Purse,
+    ask_leave,
+    find_price,
+    is_private,
+    read_price,
+    refuse_open_key,
+)
+from ochatctl.errors import ConfigError, UsageProblem
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -118,6 +128,18 @@ def test_the_table_says_where_and_when_it_is_from_and_every_row_is_a_price() -> 
 )  # fmt: skip
 def test_only_this_network_is_free(url: str, private: bool) -> None:
     assert is_private(url) is private
+
+
+def test_a_key_goes_over_plain_http_to_no_public_host() -> None:
+    with pytest.raises(ConfigError, match=r"`8\.8\.8\.8` over plain HTTP") as refused:
+        refuse_open_key("http://8.8.8.8/v1", "sk-secret")
+    assert (refused.value.hint or "").startswith("https://8.8.8.8/v1, or")
+    assert "sk-secret" not in f"{refused.value} {refused.value.hint}"
+    for url, key in (
+        ("http://8.8.8.8/v1", None), ("https://8.8.8.8/v1", "sk-secret"), ("http://10.1.2.3/v1", "sk-secret"),
+        ("http://localhost:1/v1", "sk-secret"), ("http://gpu-box:8000/v1", "sk-secret"),
+    ):  # fmt: skip
+        refuse_open_key(url, key)
 
 
 def test_a_price_is_two_numbers() -> None:

@@ -6,6 +6,7 @@ A suite makes a `Load` for each endpoint, calls `ask_leave` once, and hands one 
 """
 
 import re
+import socket
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ochatctl.bench.journal import Record
 from ochatctl.bench.runner import Watch
 from ochatctl.chat.conversation import Conversation
 from ochatctl.engine.client import Ask
-from ochatctl.errors import UsageProblem
+from ochatctl.errors import ConfigError, UsageProblem
 
 # English text in the tokenizers of these years; a limit is kept with the smaller figure, which counts more tokens.
 CHARS_PER_TOKEN = 4
@@ -208,6 +209,26 @@ def is_private(base_url: str) -> bool:
     except ValueError:
         return "." not in host or host.endswith((".local", ".internal", ".localhost", ".lan"))
     return address.is_private or address.is_loopback
+
+
+def refuse_open_key(base_url: str, api_key: str | None) -> None:
+    """Refuse to send a key where everybody on the way can read it; a name of the own network is looked up.
+
+    Raises:
+        ConfigError: plain HTTP, to a host outside of this machine's own network.
+    """
+    if not api_key or urlsplit(base_url).scheme != "http" or is_private(base_url):
+        return
+    host = urlsplit(base_url).hostname or ""
+    try:
+        found = {str(row[4][0]) for row in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        found = set()
+    if not found or not all(ip_address(address.partition("%")[0]).is_private for address in found):
+        raise ConfigError(
+            f"the API key would go to `{host}` over plain HTTP, for everybody on the way to read",
+            hint=f"https{base_url.removeprefix('http')}, or an SSH tunnel and `http://localhost:PORT/v1`",
+        )
 
 
 def count_tokens(*texts: str) -> int:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ochatctl.bench.cost import Load, Price, Purse, count_tokens, find_price, is_private
+from ochatctl.bench.cost import Load, Price, Purse, count_tokens, find_price, is_private, refuse_open_key
 from ochatctl.bench.journal import Journal, Record, peek
 from ochatctl.bench.pace import Pace
 from ochatctl.bench.runner import Asker, Watch, in_parallel
@@ -183,9 +183,10 @@ async def preflight(config: JudgeConfig, ask: Ask, needs: Collection[str] = ()) 
     """Ask the judge one word: give what it must be spared, as a dialect and as words for the report.
 
     Raises:
-        ConfigError: no such model, or it refuses one of `needs`.
+        ConfigError: no such model, or it refuses one of `needs`; or the key would go over plain HTTP to a public host.
         RemoteError: nothing answers, or the key is wrong.
     """
+    refuse_open_key(config.base_url, config.api_key)
     asked = Ask(max_tokens=_PREFLIGHT_TOKENS, temperature=ask.temperature, top_logprobs=ask.top_logprobs)
     renamed: dict[str, str | None] = {}
     refused: dict[str, str] = {}

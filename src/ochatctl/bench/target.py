@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ochatctl.bench.cost import refuse_open_key
 from ochatctl.engine.client import ChatClient, HttpClient, Patience
 from ochatctl.engine.load import LoadConfig, open_local_client
 from ochatctl.hub import chat_model
@@ -50,11 +51,12 @@ async def identify(target: Target) -> Identity:
     """Say who would answer; a local engine is not started for it, an endpoint is asked for its only model's name.
 
     Raises:
-        ConfigError: no such folder, or the endpoint has several models.
+        ConfigError: no such folder, several models at the endpoint, or a key over plain HTTP to a public host.
         RemoteError: the hub or the endpoint cannot be reached.
     """
     if isinstance(target, LoadConfig):
         return _local_identity(target)
+    refuse_open_key(target.base_url, target.api_key)
     client = HttpClient(target.base_url, target.model_name, target.api_key)
     try:
         name = await client.model_name()
