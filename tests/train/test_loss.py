@@ -205,6 +205,13 @@ class Squared(torch.nn.Linear):
         return super().forward(input).square()
 
 
+def test_an_output_layer_that_begins_at_zero_is_told_all_the_same_and_stays_zero(tmp_path: Any) -> None:
+    model = make(tmp_path)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    assert take_packed(model).plain_because == ""
+    assert not model.lm_head.weight.any()
+
+
 def test_an_output_layer_of_another_kind_is_called_plainly_and_the_reason_said(tmp_path: Any) -> None:
     model = make(tmp_path)
     rows = random_rows(3)

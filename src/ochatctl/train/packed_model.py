@@ -125,7 +125,7 @@ def study_output_layer(model: Any) -> OutputLayer:
         return OutputLayer(plain_because="it has no base model apart from its output layer")
     draw = torch.Generator().manual_seed(0)
     direction = torch.randn(2, head.in_features, generator=draw).to(head.weight.device)
-    with torch.no_grad(), _in_float32(head):
+    with torch.no_grad(), _telling(head):
         unit = head(direction).std()
         # One row where a soft cap bends nothing, and one where it bends everything.
         hidden_2D = direction * torch.tensor([[1e-3], [20.0]], device=direction.device) / unit
@@ -146,12 +146,18 @@ def study_output_layer(model: Any) -> OutputLayer:
 
 
 @contextlib.contextmanager
-def _in_float32(head: torch.nn.Linear) -> Iterator[None]:
-    """Have a layer compute in float32 meanwhile: a scale of 1 / 6 cannot be told from its neighbours in half."""
+def _telling(head: torch.nn.Linear) -> Iterator[None]:
+    """Have a layer give logits that tell something meanwhile.
+
+    In float32, since a scale of 1 / 6 cannot be told from its neighbours in half; and of made-up weights where its own
+    are still zero, as a model from scratch may begin.
+    """
     held = [(parameter, parameter.data) for parameter in head.parameters()]
+    draw = torch.Generator().manual_seed(1)
     try:
         for parameter, value in held:
-            parameter.data = value.float()
+            is_zero = parameter is head.weight and not value.any()
+            parameter.data = torch.randn(value.shape, generator=draw).to(value.device) if is_zero else value.float()
         yield
     finally:
         for parameter, value in held:
