@@ -15,6 +15,7 @@ from ochatctl.files import read_jsonl
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ASK_FOR_A_LETTER = "Answer with the letter of the right option only."
+_A_LINE = 'a line is {"question": "...", "label": "..."}, or with "options": ["...", "..."] and a letter as label'
 _KEYS = ("question", "label", "options")
 
 
@@ -132,7 +133,7 @@ def read_task(path: Path) -> Task:
     rows = list(read_jsonl(path))
     items = tuple(_item(value, f"{name}:{number}", where) for number, (where, value) in enumerate(rows, start=1))
     if not items:
-        raise DataError(f"{path}: no question in it", hint='a line is {"question": "...", "label": "..."}')
+        raise DataError(f"{path}: no question in it", hint=_A_LINE)
     return Task(name=name, items=items)
 
 
@@ -141,7 +142,7 @@ def _item(value: Any, item_id: str, where: str) -> Item:
         raise DataError(f"{where}: expected a JSON object, found `{type(value).__name__}`")
     for key in value:
         if key not in _KEYS:
-            raise DataError(f"{where}: unknown key `{key}`{did_you_mean(key, _KEYS)}")
+            raise DataError(f"{where}: unknown key `{key}`{did_you_mean(key, _KEYS)}", hint=_A_LINE)
     question = _text(value.get("question"), "question", where)
     labels = value.get("label")
     labels = tuple(
@@ -172,6 +173,7 @@ def _with_options(question: str, labels: tuple[str, ...], options: tuple[str, ..
 
 def _text(value: Any, key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: `{key}` must hold text, found `{value}`")
+        found = "and it is missing" if value is None else f"found `{value}`"
+        raise DataError(f"{where}: `{key}` must hold text, {found}", hint=_A_LINE)
     check_text(value, f"{where}: `{key}`")
     return value
