@@ -52,7 +52,7 @@ def test_a_reply_streams_as_markdown_with_code_to_copy(visit: Visit, stage: Stag
     counted = re.fullmatch(r"([\d,]+) tokens · ([\d,.]+) tokens/s", visit.last("meta").inner_text())
     assert counted
     assert counted[1] == str(len(reply) + 1)
-    assert 5 < float(counted[2].replace(",", "")) < 1000  # a token each 4 ms; of a burst that waited for the page, faster
+    assert 5 < float(counted[2].replace(",", "")) < 1000  # a token each 4 ms; faster where a busy page takes a burst
 
 
 def test_escape_and_the_button_stop_a_reply_on_the_server_too(visit: Visit, stage: Stage) -> None:
