@@ -83,7 +83,10 @@ WorkerUseRay = Annotated[
     bool, typer.Option("--worker-use-ray", help="Ray for vLLM's workers, where they do not fit this machine.")
 ]
 
-LogFile = Annotated[str | None, typer.Option("--log-file", help="One JSON line a request, without texts; opened again at SIGHUP.")]
+LogFile = Annotated[
+    str | None,
+    typer.Option("--log-file", help="One JSON line a request, without texts; opened again at SIGHUP."),
+]
 LogMaxMb = Annotated[int, typer.Option("--log-max-mb", min=1, help="Size at which the log file is turned.")]
 LogMaxCount = Annotated[int, typer.Option("--log-max-count", min=1, help="Old log files that are kept.")]
 LogParams = Annotated[bool, typer.Option("--log-params", help="Log the parameters of requests too.")]
