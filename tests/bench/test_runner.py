@@ -120,7 +120,7 @@ def test_an_engine_that_dies_ends_the_run_and_what_it_answered_is_kept(tmp_path:
 def test_a_question_that_does_not_fit_is_its_own_fault_alone(tmp_path: Path) -> None:
     long = [Dialogue(id=f"long:{i}", turns=("x" * 500,), ask=GREEDY) for i in range(20)]
     journal = ask(tmp_path / "j.jsonl", [*long, *questions(2)], local(context_tokens=200))
-    assert sum((record.error or "").startswith("PromptTooLong") for record in journal.records) == 20
+    assert sum((record.error or "").startswith("DataError") for record in journal.records) == 20
     assert journal.answer("q:1") is not None
 
 

@@ -126,3 +126,13 @@ def test_a_suite_waits_for_an_answer_no_longer_than_it_was_told_to(app: typer.Ty
         code, _, errors = run(app, "suite", "--tasks", TASKS, *flags)
     assert code == 6
     assert "no answer within 0.2 seconds" in errors
+
+
+def test_what_does_not_fit_the_model_is_no_reason_to_ask_again(app: typer.Typer) -> None:
+    rows = [{"question": "x" * 9000, "label": "a"}, {"question": "short", "label": "short"}]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, errors = run(app, "suite", "--tasks", "mine.jsonl", "--engine", "echo", "--json")
+    assert code == 4
+    assert json.loads(out)["overall"]["num_errors"] == 1
+    assert "1 questions cannot be asked of this model" in errors
+    assert "asks only them again" not in errors

@@ -142,7 +142,8 @@ class Asker:
                 model=reply.model if reply.model not in ("", self._name) else None,
                 first_logprobs=dict(reply.first_logprobs) if reply.first_logprobs is not None else None,
             ), None
-        kind = RemoteError if isinstance(failure, RemoteError) else type(failure)
+        # By the family's name: what a reader tells apart is whom to blame, an endpoint, an engine or the question.
+        kind = next(each for each in (RemoteError, RunError, DataError) if isinstance(failure, each))
         return Record(
             id=item_id, turn=turn, error=f"{kind.__name__}: {failure.message}", time=round(time.time(), 3)
         ), failure

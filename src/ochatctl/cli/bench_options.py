@@ -9,7 +9,7 @@ import typer
 
 from ochatctl.cli.options import DEFAULT_BASE_URL, OchatCommand, command_line
 from ochatctl.cli.output import Output
-from ochatctl.errors import RemoteError, RunError, UsageProblem
+from ochatctl.errors import DataError, RemoteError, RunError, UsageProblem
 
 if TYPE_CHECKING:
     from ochatctl.bench.judge import JudgeConfig
@@ -156,8 +156,20 @@ def resumable(ctx: typer.Context, output: Output) -> Iterator[None]:
 
 
 def end(ctx: typer.Context, output: Output, journal: Path | None, errors: Sequence[str]) -> None:
-    """Say where the answers are and how to go on; questions without an answer make it exit 6."""
+    """Say where the answers are and how to go on.
+
+    Raises:
+        RemoteError: questions have no answer, and may have one the next time.
+        DataError: the only questions without an answer do not fit the model.
+    """
     resume = command_line(ctx)
+    misfits = [error for error in errors if ": DataError: " in error]
+    if misfits and len(misfits) == len(errors):
+        raise DataError(
+            f"{len(misfits)} questions cannot be asked of this model, and stand outside its scores; the first: "
+            f"{misfits[0].replace(': DataError: ', ': ')}",
+            hint="a model with a longer context; the scores of all others stand",
+        )
     if errors:
         raise RemoteError(
             f"{len(errors)} questions have no answer, and the journal {journal} asks only them again; the first: "
