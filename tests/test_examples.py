@@ -18,8 +18,7 @@ from command_lines_for_tests import parse, script_lines
 from serving_for_tests import byte_tokenizer, serving
 from tokenizers_for_tests import byte_bpe, write_fast
 
-from ochatctl.bench.suite import read_tasks
-from ochatctl.bench.task import grade
+from ochatctl.bench.task import grade, read_task
 from ochatctl.chat.conversation import Conversation, read_conversations
 from ochatctl.chat.families import get_family, load_family
 from ochatctl.chat.template import Encoded
@@ -108,7 +107,7 @@ def learned_text(row: Encoded, tokenizer: Tokenizer) -> str:
 
 
 def test_the_tasks_are_read_and_their_own_labels_are_right() -> None:
-    (task,) = read_tasks([EXAMPLES / "tasks.jsonl"])
+    task = read_task(EXAMPLES / "tasks.jsonl")
     assert [bool(item.options) for item in task.items] == [True, True, True, False, False]
     for item in task.items:
         for label in item.labels:

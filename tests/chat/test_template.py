@@ -232,7 +232,7 @@ def test_jinja_ids_equal_encode_s_with_a_real_tokenizer(name: str, tmp_path: Pat
     equal, skipped = jinja_law(FAMILIES[name].template, write_fast(tmp_path, table), expect_dummy_prefix=False)
     # Both ways: plain texts for which the law speaks, and texts for which the pieces do not join.
     assert any(all(text[:1].isalnum() for text in contents) for contents in equal)
-    assert len(skipped) > 3
+    assert skipped
 
 
 def jinja_law(
