@@ -243,3 +243,13 @@ def test_a_subset_is_asked_and_estimates_the_whole(tmp_path: Path) -> None:
     assert whole.overall.compat is not None
     assert whole.overall.compat.num_answered == 7
     assert whole.timing.seconds > 0
+
+
+@pytest.mark.slow
+def test_a_download_leaves_other_imports_as_they_were(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for the module `pip` gets the standard library's distutils, and vLLM can no more be imported."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    download(ours("gsm8k", wheel))
+    import torch.utils.cpp_extension  # noqa: F401  what vLLM imports of setuptools

