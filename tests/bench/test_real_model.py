@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -12,12 +10,12 @@ from pathlib import Path
 import pytest
 from chat_stub_for_tests import chat_stub
 from mtbench_for_tests import words, write_files
+from served_process_for_tests import OCHATCTL, served
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("OCHATCTL_TEST_MODEL" not in os.environ, reason="OCHATCTL_TEST_MODEL names no model folder"),
 ]
-OCHATCTL = (sys.executable, "-m", "ochatctl")
 TASKS = str(resources.files("ochatctl") / "samples" / "tasks.jsonl")
 SMALL = ("--limit", "8", "--max-tokens", "48", "--json")
 
@@ -27,21 +25,8 @@ def base_url() -> Iterator[str]:
     """Serve the model by the embedded engine."""
     pytest.importorskip("transformers")
     folder = os.environ["OCHATCTL_TEST_MODEL"]
-    command = [*OCHATCTL, "serve", "--model", folder, "--family", "chatml", "--engine", "hf", "--port", "0"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    try:
-        lines = []
-        for line in server.stderr:
-            lines.append(line)
-            if match := re.search(r"http://(localhost|127\.0\.0\.1):\d+/v1", line):
-                yield match[0]
-                break
-        else:
-            pytest.fail("".join(lines))
-    finally:
-        server.terminate()
-        server.communicate(timeout=30)
+    with served("--model", folder, "--family", "chatml", "--engine", "hf") as address:
+        yield address
 
 
 def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

@@ -1,36 +1,21 @@
 """A server with a key, then `chat` and `bench` as a user types them."""
 
 import json
-import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from served_process_for_tests import OCHATCTL, served
 
-OCHATCTL = (sys.executable, "-m", "ochatctl")
 TASKS = str(resources.files("ochatctl") / "samples" / "tasks.jsonl")
 
 
 @pytest.fixture
 def base_url() -> Iterator[str]:
-    command = [*OCHATCTL, "serve", "--engine", "echo", "--port", "0", "--api-keys", "sk-1", "sk-2"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    try:
-        lines = []
-        for line in server.stderr:
-            lines.append(line)
-            if match := re.search(r"http://(localhost|127\.0\.0\.1):\d+/v1", line):
-                yield match[0]
-                break
-        else:
-            pytest.fail("".join(lines))
-    finally:
-        server.terminate()
-        server.communicate(timeout=30)
+    with served("--engine", "echo", "--api-keys", "sk-1", "sk-2") as address:
+        yield address
 
 
 def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
