@@ -11,6 +11,7 @@ from chat_stub_for_tests import chat_stub
 
 from ochatctl.bench.datasets import DATASETS, Dataset, Wheel, cache_dir, data_dir, data_file, dataset, has_data
 from ochatctl.bench.download import download
+from ochatctl.bench.results import read_result
 from ochatctl.bench.run import RunConfig
 from ochatctl.bench.select import SUITES, missing_data, select
 from ochatctl.bench.suite import run_suite
@@ -227,6 +228,7 @@ def test_a_subset_is_asked_and_estimates_the_whole(tmp_path: Path) -> None:
     with chat_stub() as stub:
         config = RunConfig(target=Endpoint(base_url=stub.base_url), out_dir=tmp_path / "out", concurrency=2)
         small = run_suite(["openchat"], config, QUIET, subset=2)
+        assert "drawn: `report.json` has the score" in read_result(small.journal.parent).notes[0]
         assert small.is_subset
         assert len(stub.requests) == small.overall.num_items == small.overall.num_full == 7
         stops = {len(request.get("stop", [])) for request in stub.requests}

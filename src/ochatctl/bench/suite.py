@@ -99,9 +99,20 @@ def _result(tasks: Sequence[Task], records: Sequence[Record], report: Report, *,
         unit="ratio",
         questions=tuple(_question(item, task, by_id) for task in tasks for item in task.items),
         protocol={"asked": COMPAT} if as_ochat else {},
+        notes=_notes(report),
         num_prompt_tokens=report.overall.num_prompt_tokens,
         num_answer_tokens=report.overall.num_answer_tokens,
         seconds=report.timing.seconds,
+    )
+
+
+def _notes(report: Report) -> tuple[str, ...]:
+    """Say of a drawn subset that its questions count the same here; the report weighs each task by its size."""
+    if not report.is_subset:
+        return ()
+    return (
+        f"{report.overall.num_items:,} of {report.overall.num_full:,} questions, drawn: `{REPORT_NAME}` has the score"
+        " estimated of them all",
     )
 
 

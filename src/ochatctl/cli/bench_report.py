@@ -52,6 +52,8 @@ def show(runs: _Runs, out: _Report = None, yes: Yes = False, quiet: Quiet = Fals
         judged = f", judged by {summary.judge}" if summary.judge else ""
         output.result(summary, f"{summary.model} on {summary.suite}: {summary.measure}{judged}")
         output.table(summary, COLUMNS, rows(summary))
+        for note in summary.notes:
+            output.note(note)
         _show_published(result, output)
 
 
