@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers_for_tests import byte_bpe, data_dir, model_dir, write_fast, write_sentencepiece
 
@@ -232,7 +232,7 @@ def test_jinja_ids_equal_encode_s_with_a_real_tokenizer(name: str, tmp_path: Pat
     equal, skipped = jinja_law(FAMILIES[name].template, write_fast(tmp_path, table), expect_dummy_prefix=False)
     # Both ways: plain texts for which the law speaks, and texts for which the pieces do not join.
     assert any(all(text[:1].isalnum() for text in contents) for contents in equal)
-    assert skipped
+    assert len(skipped) > 3
 
 
 def jinja_law(
@@ -247,6 +247,11 @@ def jinja_law(
     jinja = template.to_jinja(dummy_prefix=ours.dummy_prefix, bos=ours.bos_token)
     equal, skipped = [], []
 
+    # Some that hardly join after a prefix that ends in a newline, so that chance does not decide whether they are seen.
+    @example(contents=["\nnewline first"], system="ok")
+    @example(contents=["\n\ntwo of them"], system="ok")
+    @example(contents=["\n"], system="ok")
+    @example(contents=["Hello there", "\nnewline first"], system="ok")
     @given(contents=st.lists(contents_like(st), min_size=1, max_size=4), system=contents_like(st))
     @settings(max_examples=100, deadline=None)
     def law(contents: list[str], system: str) -> None:
