@@ -9,7 +9,7 @@ import ochatctl
 
 ROOT = Path(ochatctl.__file__).parent
 LEVELS = {
-    "errors": 0, "config": 0, "extras": 0, "files": 0, "presets": 0,
+    "errors": 0, "config": 0, "extras": 0, "files": 0, "lock": 0, "presets": 0,
     "chat": 1, "hub": 1, "hub_upload": 1, "memory": 1,
     "data": 2, "engine": 2,
     "train": 3, "serve": 3, "bench": 3, "vocab": 3, "base_model": 3, "doctor": 3,
@@ -24,7 +24,7 @@ HOMES = {
     "starlette": ["serve/"],
     "uvicorn": ["serve/"],
     "msgspec": ["serve/protocol.py", "serve/decoding.py"],
-    "httpx": ["engine/client.py", "hub.py", "data/transfer.py"],
+    "httpx": ["engine/endpoint.py", "hub.py", "data/transfer.py"],
     "prometheus_client": ["serve/metrics.py"],
     "torch": ["train/", "vocab/", "base_model.py", "engine/hf"],
     "transformers": [

@@ -13,7 +13,8 @@ from ochatctl.bench.cost import Price, Purse
 from ochatctl.bench.journal import Record
 from ochatctl.bench.judge import Case, JudgeConfig, Judging, judge_all, preflight
 from ochatctl.cli.output import Output
-from ochatctl.engine.client import Ask, Patience
+from ochatctl.engine.client import Ask
+from ochatctl.engine.endpoint import Patience
 from ochatctl.errors import ConfigError, RemoteError, UsageProblem
 
 QUIET = Output(quiet=True)

@@ -25,7 +25,7 @@ from ochatctl.bench.suites.mtbench import MtBench, MtBenchReport, run_mtbench
 from ochatctl.bench.suites.mtbench_score import PairScore, SingleScore
 from ochatctl.bench.target import Endpoint
 from ochatctl.cli.output import Output
-from ochatctl.engine.client import Patience
+from ochatctl.engine.endpoint import Patience
 from ochatctl.errors import DataError, UsageProblem
 
 QUIET = Output(quiet=True)

@@ -12,8 +12,11 @@ from ochatctl.bench.pace import Pace
 from ochatctl.bench.runner import Dialogue, ask_all
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import get_family
-from ochatctl.engine.client import Ask, ChatClient, HttpClient, LocalClient, Patience
+from ochatctl.engine.client import Ask, ChatClient
+from ochatctl.engine.client_http import HttpClient
+from ochatctl.engine.client_local import LocalClient
 from ochatctl.engine.echo import EchoEngine
+from ochatctl.engine.endpoint import Patience
 from ochatctl.errors import RemoteError, RunError
 
 SETTINGS = {"suite": "test"}

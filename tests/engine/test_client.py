@@ -15,8 +15,11 @@ from serving_for_tests import byte_tokenizer, serving
 
 from ochatctl.chat.conversation import Conversation, Message
 from ochatctl.chat.families import get_family
-from ochatctl.engine.client import Ask, ChatClient, Dialect, HttpClient, LocalClient, Patience, Reply
+from ochatctl.engine.client import Ask, ChatClient, Reply
+from ochatctl.engine.client_http import Dialect, HttpClient
+from ochatctl.engine.client_local import LocalClient
 from ochatctl.engine.echo import EchoEngine
+from ochatctl.engine.endpoint import Patience
 from ochatctl.engine.prompt import PromptTooLong, fit_prompt, stop_token_ids
 from ochatctl.errors import ConfigError, DataError, RemoteError, RunError
 

@@ -32,7 +32,9 @@ from ochatctl.bench.journal import Journal, Record, peek
 from ochatctl.bench.pace import Pace
 from ochatctl.bench.runner import Asker, Watch, in_parallel
 from ochatctl.chat.conversation import Conversation, Message
-from ochatctl.engine.client import Ask, Dialect, HttpClient, Patience, Refusal
+from ochatctl.engine.client import Ask
+from ochatctl.engine.client_http import Dialect, HttpClient
+from ochatctl.engine.endpoint import Patience, Refusal
 from ochatctl.errors import ConfigError, RemoteError
 
 DEFAULT_JUDGE_URL = "https://api.openai.com/v1"

@@ -12,7 +12,7 @@ from ochatctl.bench.judge import PATIENCE, JudgeConfig
 from ochatctl.bench.pace import Pace
 from ochatctl.bench.runner import DEADLINE_SECONDS, Dialogue, Watch, ask_all
 from ochatctl.bench.target import Endpoint, Identity, Target, identify, open_client
-from ochatctl.engine.client import Patience
+from ochatctl.engine.endpoint import Patience
 
 RUNS_DIR = Path("runs/bench")
 # Of an answer whose length is not known yet.

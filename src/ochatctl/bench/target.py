@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ochatctl.bench.cost import refuse_open_key
-from ochatctl.engine.client import ChatClient, HttpClient, Patience
+from ochatctl.engine.client import ChatClient
+from ochatctl.engine.client_http import HttpClient
+from ochatctl.engine.endpoint import Patience
 from ochatctl.engine.load import LoadConfig, open_local_client
 from ochatctl.hub import chat_model
 

@@ -14,7 +14,7 @@ from ochatctl.errors import DataError, RemoteError, RunError, UsageProblem
 if TYPE_CHECKING:
     from ochatctl.bench.judge import JudgeConfig
     from ochatctl.bench.run import RunConfig
-    from ochatctl.engine.client import Patience
+    from ochatctl.engine.endpoint import Patience
 
 DEFAULT_JUDGE_URL = "https://api.openai.com/v1"
 

@@ -136,7 +136,7 @@ async def _open(
     trust_remote_code: bool,
 ) -> "ChatClient":
     if model is None:
-        from ochatctl.engine.client import HttpClient
+        from ochatctl.engine.client_http import HttpClient
 
         return HttpClient(base_url or DEFAULT_BASE_URL, model_name, api_key, max_retries=1, note=output.note)
     from ochatctl.engine.load import LoadConfig, open_local_client

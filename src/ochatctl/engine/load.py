@@ -12,7 +12,8 @@ from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.adapters import Adapter, find_adapters
 from ochatctl.engine.base import Engine
 from ochatctl.engine.choose import Choice, choose_engine, open_engine
-from ochatctl.engine.client import LocalClient, Note
+from ochatctl.engine.client import Note
+from ochatctl.engine.client_local import LocalClient
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.engine.prompt import stop_token_ids
 from ochatctl.errors import ConfigError, EnvironmentProblem, UsageProblem
