@@ -1,9 +1,6 @@
 """Resume checkpoints on disk: what is whole, what is kept, and which run may go on from one. No process is started."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +8,13 @@ import numpy as np
 import pytest
 
 from ochatctl.config import write_run
-from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, UsageProblem
+from ochatctl.errors import ConfigError, DataError, UsageProblem
 from ochatctl.files import write_json
 from ochatctl.train import resume
 from ochatctl.train.choose_resume import Choice, choose_resume
 from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.course import Progress, plan_course
 from ochatctl.train.disk import disk_need, resume_bytes
-from ochatctl.train.lock import LOCK_FILE, check_free, hold
 from ochatctl.train.reporter import cut_metrics
 from ochatctl.train.request import BatchRequest, OptimRequest, TrainRequest
 from ochatctl.train.resume import Manifest, describe_part, last_whole, open_checkpoint
@@ -271,29 +267,6 @@ def test_the_disk_need_counts_what_is_not_there_yet(tmp_path: Path) -> None:
     (config.out_dir / "ep_1").mkdir(parents=True)
     going_on = replace(config, resume_from=config.out_dir / "resume" / "step_9")
     assert disk_need(going_on, num_parameters=1000, model_bytes=5) == 2 * 5 + 2 * each
-
-
-def test_the_lock_names_its_holder_and_goes_with_it(tmp_path: Path) -> None:
-    held = "import sys, pathlib; from ochatctl.train.lock import hold\nwith hold(pathlib.Path(sys.argv[1])):\n"
-    code = f"{held}    print('held', flush=True)\n    sys.stdin.read()\n"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        in_use = f"in use by process {holder.pid} on"
-        with pytest.raises(EnvironmentProblem, match=in_use), hold(tmp_path):
-            pass
-        with pytest.raises(EnvironmentProblem, match=in_use) as caught:
-            check_free(tmp_path)
-        assert f"kill {holder.pid}" in caught.value.hint
-        holder.kill()
-    # What it wrote is stale now, and taken over.
-    assert str(holder.pid) in (tmp_path / LOCK_FILE).read_text(encoding="utf-8")
-    with hold(tmp_path):
-        assert json.loads((tmp_path / LOCK_FILE).read_text(encoding="utf-8"))["pid"] == os.getpid()
-    assert (tmp_path / LOCK_FILE).read_text(encoding="utf-8") == ""
-    check_free(tmp_path)
 
 
 def test_several_nodes_need_a_place_to_meet(tmp_path: Path) -> None:

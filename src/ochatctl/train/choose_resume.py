@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ochatctl.config import read_run
 from ochatctl.errors import ConfigError, DataError, UsageProblem
+from ochatctl.lock import check_free
 from ochatctl.train.config import RUN_FILE, TrainConfig
-from ochatctl.train.lock import check_free
 from ochatctl.train.request import TrainRequest
 from ochatctl.train.resume import RESUME_DIR, ResumePoint, check_config, last_whole, open_checkpoint
 
@@ -37,7 +37,7 @@ def choose_resume(request: TrainRequest, config: TrainConfig, notes: list[str]) 
     """
     out = config.out_dir
     if config.node_rank == 0:
-        check_free(out)
+        check_free(out, saves=True)
     if request.resume not in ("auto", "no"):
         return _from_path(request, config, Path(request.resume).absolute(), notes)
     saved = _saved_things(out)

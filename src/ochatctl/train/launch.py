@@ -19,10 +19,10 @@ from ochatctl import errors
 from ochatctl.config import write_run
 from ochatctl.errors import OchatError, RunError
 from ochatctl.files import read_jsonl
+from ochatctl.lock import hold
 from ochatctl.train.child import Child, Signals, base_environment
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.launch_lines import run_path
-from ochatctl.train.lock import hold
 from ochatctl.train.prepare import RunPlan
 from ochatctl.train.records import (
     BAD_STEPS_FILE,
@@ -109,7 +109,7 @@ def train(plan: RunPlan, *, on_record: Callable[[Record], None]) -> TrainResult:
         return _result(config, was_finished=True)
     is_main = config.node_rank == 0
     config.out_dir.mkdir(parents=True, exist_ok=True)
-    with hold(config.out_dir) if is_main else contextlib.nullcontext():
+    with hold(config.out_dir, saves=True) if is_main else contextlib.nullcontext():
         if is_main:
             if config.resume_from is None:
                 _clear_earlier_run(config.out_dir)
