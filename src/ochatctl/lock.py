@@ -97,7 +97,7 @@ def _take(path: Path, shown: str, *, create: bool, saves: bool) -> int:
         finally:
             if not is_ours:
                 os.close(handle)
-        if _lives(holder) or time.monotonic() > deadline:
+        if _lives(holder) or holder.get("pid") == os.getpid() or time.monotonic() > deadline:
             raise _in_use(path, holder, shown, saves=saves)
         time.sleep(_TICK_SECONDS)
 

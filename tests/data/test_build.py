@@ -24,7 +24,8 @@ from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.data.encode import IGNORED_LABEL, tokenizer_digest, unshift
 from ochatctl.data.flat import flat_path, open_flat
 from ochatctl.data.mix import Mix
-from ochatctl.errors import ConfigError, DataError
+from ochatctl.errors import ConfigError, DataError, EnvironmentProblem
+from ochatctl.lock import hold
 
 NAMES = ("train.parquet", "eval.parquet", "train.flat", "eval.flat")
 
@@ -361,6 +362,19 @@ def test_prompts_that_are_in_no_row_whole_are_counted(tmp_path: Path, model: Pat
     report = pack_files(config(tmp_path, model, values, overlength=overlength))
     assert report.num_overlength == 3
     assert report.num_cut_prompts == cut
+
+
+def test_two_runs_to_one_prefix_do_not_meet(tmp_path: Path, model: Path) -> None:
+    settings = config(tmp_path, model, [chat(1), chat(2)])
+    parts_dir = Path(f"{settings.prefix}.parts")
+    with hold(parts_dir):
+        (parts_dir / "train.parquet").write_text("the other run's")
+        with pytest.raises(EnvironmentProblem, match=f"in use by process {os.getpid()} on") as caught:
+            pack_files(settings)
+        assert caught.value.message.startswith(f"`{settings.prefix}` is")
+        assert (parts_dir / "train.parquet").read_text() == "the other run's"
+    pack_files(settings)
+    assert [path.name for path in parts_dir.parent.iterdir()] == ["chats.train.parquet"]
 
 
 def test_bad_input_is_named_and_leaves_nothing(tmp_path: Path, model: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from download_stub_for_tests import Stub, download_stub
 
 from ochatctl.data.download import DownloadReport, download, plan_into
 from ochatctl.data.transfer import Patience
-from ochatctl.errors import ConfigError, DataError, RemoteError, UsageProblem
+from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, RemoteError, UsageProblem
+from ochatctl.lock import hold
 
 DATA = b"[" + b" " * 100_000 + b"]"
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -82,6 +84,16 @@ def test_a_run_that_failed_is_finished_by_the_next(stub: Stub, tmp_path: Path) -
     assert run(source, tmp_path).num_new == 1
     assert names(tmp_path) == ["a.json", "download.json"]
     assert stub.asked("/a.json")[-1] == "bytes=40000-"
+
+
+def test_two_runs_into_one_folder_do_not_meet(stub: Stub, tmp_path: Path) -> None:
+    out, source = tmp_path / "out", f"{stub.url}/a.json"
+    with hold(out):
+        with pytest.raises(EnvironmentProblem, match=f"in use by process {os.getpid()} on"):
+            run(source, out)
+        assert not stub.seen
+    assert run(source, out).num_new == 1
+    assert names(out) == ["a.json", "download.json"]
 
 
 def test_what_is_not_ours_is_left_alone(stub: Stub, tmp_path: Path) -> None:

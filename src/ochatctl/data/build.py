@@ -38,6 +38,7 @@ from ochatctl.data.split import SHORTEST_CONTEXT_TOKENS
 from ochatctl.data.tally import PackReport, SourceTally, SplitTally
 from ochatctl.errors import ConfigError, DataError
 from ochatctl.files import read_optional_table, require_disk
+from ochatctl.lock import hold
 
 # OpenChat's: answers of the weaker class count a tenth.
 CLASS_WEIGHTS = {"GPT3": 0.1}
@@ -94,6 +95,7 @@ def pack_files(
     Raises:
         ConfigError: the model folder and the family do not go together, or a value is out of range.
         DataError: a record is malformed, names `file:line`; or nothing is left to train on.
+        EnvironmentProblem: the disk is too small, or another process packs to the same prefix.
         RunError: a worker process died.
     """
     family, tokenizer = load_family(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
@@ -110,7 +112,7 @@ def pack_files(
         trust_remote_code=config.trust_remote_code,
     )
     parts_dir = Path(f"{config.prefix}.parts")
-    with _Parts(parts_dir, say) as parts:
+    with _Parts(parts_dir, say, prefix=config.prefix) as parts:
         sources = open_sources(
             config.data_path,
             config.mix,
@@ -162,18 +164,25 @@ def pack_files(
 
 
 class _Parts:
-    """The folder of what is not finished: removed at the end, kept with its shards where the run fails."""
+    """The folder of what is not finished, one run's: removed at the end, kept with its shards where the run fails."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None], *, prefix: str) -> None:
         self._folder = folder
         self._say = say
         self._keys: frozenset[str] = frozenset()
+        self._lock = contextlib.ExitStack()
+        self._prefix = prefix
 
     def __enter__(self) -> "_Parts":
+        self._lock.enter_context(hold(self._folder, shown=self._prefix))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._remove(keep=self._keys)
+        with self._lock:
+            self._remove(keep=self._keys)
+        # Whatever else lies there is not ours.
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
         if any(self._folder.glob("*.part")):
             self._say(f"the finished shards are kept in `{self._folder}`: the same command goes on with them")
 
@@ -193,9 +202,6 @@ class _Parts:
             for path in self._folder.glob(pattern):
                 if path.name not in keep:
                     path.unlink(missing_ok=True)
-        # Whatever else lies there is not ours.
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
 
 
 class _Outputs:

@@ -4,6 +4,7 @@ in: a source and a folder, out: its files, and `download.json`, written last: wh
 While it is not whole, `.download.part.json` has the plan: the next run goes on with the same commit.
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -17,6 +18,7 @@ from ochatctl.data.transfer import Patience, download_file, part_path, wrong_byt
 from ochatctl.errors import ConfigError, DataError, UsageProblem
 from ochatctl.files import digest, read_json, refuse_existing, require_disk, write_json
 from ochatctl.hub import RemoteFile, hub_headers
+from ochatctl.lock import LOCK_FILE, hold
 
 MANIFEST_FORMAT = "ochatctl-download"
 MANIFEST_VERSION = 1
@@ -67,7 +69,7 @@ def plan_into(
     if begun is not None and begun.source == source and (begun.include == include or not include) and not yes:
         return _with_sha256(begun, sha256)
     # A plan of which nothing came yet, such as one of a misspelt address, is in nobody's way.
-    if out_dir.is_dir() and any(path.name != _STATE_NAME for path in out_dir.iterdir()):
+    if out_dir.is_dir() and any(path.name not in (_STATE_NAME, LOCK_FILE) for path in out_dir.iterdir()):
         refuse_existing(out_dir, yes=yes)
     plan = plan_download(source, include, sha256=sha256)
     if plan.kind == "local":
@@ -89,9 +91,15 @@ def download(
 
     Raises:
         RemoteError: a server refuses, goes on failing, or sends other bytes than promised.
-        EnvironmentProblem: the disk is too small.
+        EnvironmentProblem: the disk is too small, or another process downloads into the folder.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
+    # What cannot be written, such as a shared copy, can still be verified.
+    is_read_only = out_dir.is_dir() and not os.access(out_dir, os.W_OK)
+    with contextlib.nullcontext() if is_read_only else hold(out_dir):
+        return _download(plan, out_dir, patience or Patience(), advance)
+
+
+def _download(plan: DownloadPlan, out_dir: Path, patience: Patience, advance: Callable[[int], None]) -> DownloadReport:
     require_disk(out_dir, need_bytes=_missing_bytes(plan, out_dir))
     manifest_path, state_path = out_dir / MANIFEST_NAME, out_dir / _STATE_NAME
     before = _read_plan(manifest_path)
@@ -124,7 +132,7 @@ def download(
                     file,
                     target,
                     headers=headers,
-                    patience=patience or Patience(),
+                    patience=patience,
                     advance=advance,
                     whole=functools.partial(note_part, file),
                 )
