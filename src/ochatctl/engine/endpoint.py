@@ -131,6 +131,9 @@ class Endpoint:
             told_seconds = 0.0
             try:
                 response = await self._http.send(request, stream=True)
+                if not response.is_success:
+                    async with aclosing(response):
+                        await response.aread()
             except httpx.TransportError as error:
                 silent = isinstance(error, httpx.ReadTimeout) and not self._patience.retry_silence
                 if not tries_left or silent:
@@ -139,10 +142,8 @@ class Endpoint:
                 if response.is_success:
                     self._warnings.say(shorten(response.headers.get("x-ochatctl-warning", "")))
                     return response
-                async with aclosing(response):
-                    content = await response.aread()
                 told_seconds = _retry_after_seconds(response)
-                refusal = self._refused(response, content)
+                refusal = self._refused(response)
                 if response.status_code in _BUSY:
                     self._on_busy(told_seconds)
                 final = isinstance(refusal, Refusal) and refusal.code in _FINAL_CODES
@@ -162,10 +163,10 @@ class Endpoint:
         reason = str(error) or type(error).__name__
         return RemoteError(f"`{self.base_url}` failed: {reason}", hint="try again, or look at the server's log")
 
-    def _refused(self, response: httpx.Response, content: bytes) -> RemoteError | PromptTooLong:
+    def _refused(self, response: httpx.Response) -> RemoteError | PromptTooLong:
         status = response.status_code
-        table = read_table(content, strict=False)
-        said = said_error(table) or shorten(content.decode(errors="replace"))
+        table = read_table(response.content, strict=False)
+        said = said_error(table) or shorten(response.content.decode(errors="replace"))
         error = table.get("error")
         code = error.get("code") if isinstance(error, dict) else None
         if status == 400 and (code == "context_length_exceeded" or "maximum context length" in said):
