@@ -7,6 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from ochatctl import errors
+from ochatctl.cli import commands
 from ochatctl.cli.app import OchatGroup
 from ochatctl.cli.options import OchatCommand
 
@@ -96,3 +97,13 @@ def test_with_positionals_a_list_option_takes_one_value_at_a_time() -> None:
 
     assert CliRunner().invoke(app, ["--keys", "a", "b"]).exit_code == 0
     assert seen == [("b", ["a"])]
+
+
+def test_the_help_of_each_group_says_what_its_commands_do_in_whole_sentences() -> None:
+    app = typer.Typer(name="ochatctl", cls=OchatGroup, rich_markup_mode=None)
+    app.callback()(lambda: None)
+    commands.register(app)
+    for group in ("bench", "data", "keys"):
+        lines = CliRunner().invoke(app, [group, "--help"]).stdout.partition("Commands:")[2].splitlines()
+        assert len(lines) > 5, group
+        assert not [line for line in lines if line.endswith("...")], group

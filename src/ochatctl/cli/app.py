@@ -5,28 +5,17 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from ochatctl import __version__
 from ochatctl.cli import output
+from ochatctl.cli.options import CommandGroup
 from ochatctl.errors import OchatError
 
 _INTERRUPTED = 130
-_LONGEST_SENTENCE = 400
 
 
-class OchatGroup(TyperGroup):
+class OchatGroup(CommandGroup):
     """Shows our own errors as `error:` and `hint:`; anything else is a bug and keeps its traceback."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write what each command does, the whole sentence: Typer cuts it off at the end of the line."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl([
-                (name, command.get_short_help_str(limit=_LONGEST_SENTENCE))
-                for name, command in commands
-                if command is not None and not command.hidden
-            ])  # fmt: skip
 
     def invoke(self, ctx: Any) -> Any:
         try:

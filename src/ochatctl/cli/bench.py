@@ -3,6 +3,7 @@
 import typer
 
 from ochatctl.cli import bench_alpacaeval, bench_download, bench_mtbench, bench_report, bench_rescore, bench_suite
+from ochatctl.cli.options import CommandGroup
 from ochatctl.cli.output import examples
 
 
@@ -10,6 +11,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(
         name="bench",
+        cls=CommandGroup,
         help="Benchmark a model folder or a server.",
         no_args_is_help=True,
         rich_markup_mode=None,

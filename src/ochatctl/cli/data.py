@@ -3,6 +3,7 @@
 import typer
 
 from ochatctl.cli import data_clean, data_download, data_pack, data_plan, data_stats, data_verify, data_view
+from ochatctl.cli.options import CommandGroup
 from ochatctl.cli.output import examples
 
 
@@ -10,6 +11,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(
         name="data",
+        cls=CommandGroup,
         help="Download and clean conversations, pack them for training, and look at the result.",
         no_args_is_help=True,
         rich_markup_mode=None,

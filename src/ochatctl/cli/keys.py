@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ochatctl.cli.options import Json, OchatCommand
+from ochatctl.cli.options import CommandGroup, Json, OchatCommand
 from ochatctl.cli.output import Output, examples
 
 Name = Annotated[str, typer.Option("--name", help="Who has the key; stands in the request log.")]
@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
     """Add the group."""
     group = typer.Typer(
         name="keys",
+        cls=CommandGroup,
         help="Make, list and revoke API keys. A server with the file reads it again at SIGHUP.",
         no_args_is_help=True,
         rich_markup_mode=None,

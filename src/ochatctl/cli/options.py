@@ -1,4 +1,4 @@
-"""The flags that mean one thing everywhere, and the command class that lets list options take several values."""
+"""The flags that mean one thing everywhere, and the classes of commands and of groups of them."""
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 Model = Annotated[
     str, typer.Option("--model", metavar="DIR|HUB_ID", help="A model folder, or a hub id `owner/name[@revision]`.")
@@ -77,6 +77,23 @@ def typed_flags(ctx: typer.Context, *, but: Collection[str]) -> dict[str, Any]:
         if name not in but and source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT"):
             typed[name] = value
     return typed
+
+
+# Longer than any sentence of a help.
+_LONGEST_SENTENCE = 400
+
+
+class CommandGroup(TyperGroup):
+    """A group whose help says what each command does in a whole sentence: Typer cuts it off at the end of the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([
+                (name, command.get_short_help_str(limit=_LONGEST_SENTENCE))
+                for name, command in commands
+                if command is not None and not command.hidden
+            ])  # fmt: skip
 
 
 class OchatCommand(TyperCommand):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import typer
 
 from ochatctl.errors import OchatError
 
-_SECONDS_BETWEEN_LINES = 30.0
+# Off a terminal, where a log is read: soon enough to see that something goes on, and then not often.
+_SECONDS_TO_FIRST_LINE, _SECONDS_BETWEEN_LINES = 10.0, 30.0
 
 
 def examples(*lines: str) -> str:
@@ -92,10 +94,15 @@ class Output:
     ) -> Iterator[Callable[[int], None]]:
         """Give `advance(count)`: a bar on a terminal, silence off one or with `--quiet`; `of_bytes` shows the speed.
 
-        `beside` gives a text that stands beside the bar with the rate; off a terminal there are lines instead, a few.
+        `beside` gives a text that stands beside the bar with the rate; off a terminal there are lines instead, a few,
+        and the first after some seconds, whether anything has advanced by then or not.
         """
-        if self.quiet or not sys.stderr.isatty():
-            yield self._lines(label, total, beside) if beside is not None and not self.quiet else lambda count: None
+        if self.quiet or (beside is None and not sys.stderr.isatty()):
+            yield lambda count: None
+            return
+        if beside is not None and not sys.stderr.isatty():
+            with self._lines(label, total, beside) as advance:
+                yield advance
             return
         from rich.console import Console
         from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -115,22 +122,46 @@ class Output:
 
             yield advance
 
-    def _lines(self, label: str, total: int | None, beside: Callable[[], str]) -> Callable[[int], None]:
-        """Give an `advance` that says every half minute how far it is."""
-        started = said = time.monotonic()
+    @contextlib.contextmanager
+    def _lines(self, label: str, total: int | None, beside: Callable[[], str]) -> Iterator[Callable[[int], None]]:
+        """Give an `advance`; how far it is, is said now and then, however long nothing advances."""
+        started = time.monotonic()
         done = 0
 
         def advance(count: int) -> None:
-            nonlocal said, done
+            nonlocal done
             done += count
-            now = time.monotonic()
-            if now - said >= _SECONDS_BETWEEN_LINES:
-                said = now
-                rate = done / (now - started)
-                left = f" of {total}, about {(total - done) / rate:.0f} s left" if total is not None else ""
-                self.note(f"{label}: {done}{left}, {rate:.1f}/s {beside()}".rstrip())
 
-        return advance
+        def say() -> None:
+            passed = time.monotonic() - started
+            of_all = f" of {total}" if total is not None else ""
+            left = f", about {(total - done) * passed / done:.0f} s left" if total is not None and done else ""
+            self.note(f"{label}: {done}{of_all} after {passed:.0f} s{left} {beside()}".rstrip())
+
+        with regularly(say, first_seconds=_SECONDS_TO_FIRST_LINE, then_seconds=_SECONDS_BETWEEN_LINES):
+            yield advance
+
+
+@contextlib.contextmanager
+def regularly(say: Callable[[], None], *, first_seconds: float, then_seconds: float) -> Iterator[None]:
+    """Call `say` from a thread, the first time after `first_seconds`, until the block ends."""
+    ended = threading.Event()
+
+    def work() -> None:
+        wait_seconds = first_seconds
+        while not ended.wait(wait_seconds):
+            wait_seconds = then_seconds
+            # What cannot be written any more, as where the log is closed, ends nothing.
+            with contextlib.suppress(OSError, ValueError):
+                say()
+
+    thread = threading.Thread(target=work, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _plain(value: Any) -> Any:
