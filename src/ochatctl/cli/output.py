@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import signal
 import sys
 import threading
 import time
@@ -81,7 +82,12 @@ class Output:
         """Ask for a yes or no on the terminal; None where there is none."""
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return None
-        return typer.confirm(question, err=True)
+        with _interruptible():
+            try:
+                return typer.confirm(question, err=True)
+            except typer.Abort:
+                typer.echo(err=True)
+                raise KeyboardInterrupt from None
 
     @contextlib.contextmanager
     def progress(
@@ -162,6 +168,17 @@ def regularly(say: Callable[[], None], *, first_seconds: float, then_seconds: fl
     finally:
         ended.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a question that is asked inside a coroutine: asyncio would wait for the answer first."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _plain(value: Any) -> Any:
