@@ -2,7 +2,8 @@
 
 `{"hung_hf": FOLDER}` is the embedded engine with a model, made in that folder, whose ninth step never ends; with
 `slow_hf` each step takes a tenth of a second. With `"tells": true` it says `told SECONDS` when an engine is told to
-stop an answer, or has ended one, by the clock that all processes share; somebody has to read it then.
+stop an answer, or has ended one, by the clock that all processes share; somebody has to read it then. With
+`"gate": FILE` an answer has no more deltas than the file has bytes.
 """
 
 import asyncio
@@ -16,6 +17,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+
+from gated_engine_for_tests import GatedEngine
 
 from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.chat.families import get_family
@@ -39,6 +42,7 @@ class Told:
     slow_hf: str
     app: dict[str, Any]
     tells: bool
+    gate: str
 
 
 class Telling:
@@ -67,6 +71,9 @@ async def serve(told: Told) -> None:
         engine = slow_hf(tokenizer, Path(told.hung_hf), first_slow=8, seconds=3600)
     if told.slow_hf:
         engine = slow_hf(tokenizer, Path(told.slow_hf), first_slow=0, seconds=0.1)
+    if told.gate:
+        gate = Path(told.gate)
+        engine = cast("Engine", GatedEngine(engine, lambda number: gate.stat().st_size >= number))
     if told.tells:
         engine = cast("Engine", Telling(engine))
     limits = LimitConfig(**told.limits)  # type: ignore[arg-type]
@@ -124,6 +131,7 @@ def main() -> None:
                     slow_hf=table.get("slow_hf", ""),
                     app=table.get("app", {}),
                     tells=table.get("tells", False),
+                    gate=table.get("gate", ""),
                 )
             )
         )
