@@ -190,6 +190,32 @@ def test_an_untrained_condition_is_answered_with_a_warning() -> None:
     assert "x-ochatctl-warning" not in trained.headers
 
 
+def test_a_name_that_the_model_is_not_shown_is_answered_with_a_warning(client: httpx.Client) -> None:
+    named = client.post(CHAT, json=BODY | {"messages": [{"role": "user", "name": "Bob\r\nX: y", "content": "Hi"}]})
+    assert named.status_code == 200
+    assert named.headers["x-ochatctl-warning"] == "the model is not shown the `name` of a message"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_what_is_to_become_of_the_last_message_may_be_said_where_it_is_what_becomes_of_it(
+    client: httpx.Client, path: str
+) -> None:
+    user, assistant, empty = ({"role": role, "content": text} for role, text in LAST_MESSAGES)
+    for messages, goes_on in (([user], False), ([user, assistant], True), ([user, assistant, user], False)):
+        for name, right in (("continue_final_message", goes_on), ("add_generation_prompt", not goes_on)):
+            assert client.post(path, json=BODY | {"messages": messages, name: right}).status_code == 200
+            refused = client.post(path, json=BODY | {"messages": messages, name: not right})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+    # vLLM's way to go on with a message, and one that is begun either way.
+    both = {"continue_final_message": True, "add_generation_prompt": False}
+    assert client.post(path, json=BODY | both | {"messages": [user, assistant]}).status_code == 200
+    for said in (both, {name: not value for name, value in both.items()}):
+        assert client.post(path, json=BODY | said | {"messages": [user, empty]}).status_code == 200
+
+
+LAST_MESSAGES = (("user", "Hi"), ("assistant", "Ahoy"), ("assistant", ""))
+
+
 def test_nothing_a_client_sends_puts_a_control_token_into_the_prompt() -> None:
     tokenizer = byte_tokenizer(FAMILY)
     prompts: list[list[int]] = []

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,19 @@ def test_a_request_of_openais_own_client_is_read() -> None:
         ("tools", [{"type": "function"}]),
         ("guided_json", {"type": "object"}),
         ("min_tokens", 5),
-        ("tool_choice", "auto"),
+        ("tool_choice", "required"),
+        ("web_search_options", {}),
+        ("chat_template_kwargs", {"enable_thinking": True}),
+        ("reasoning_effort", "low"),
+        ("reasoning", {"effort": "high"}),
+        ("verbosity", "low"),
+        ("system", "Be brief."),
+        ("options", {"temperature": 0}),
+        ("format", "json"),
+        ("max_output_tokens", 3),
+        ("stop_sequences", ["x"]),
+        ("return_token_ids", True),
+        ("mirostat_mode", 2),
     ],
 )
 def test_a_parameter_that_would_change_the_answer_is_never_ignored(name: str, value: object) -> None:
@@ -37,6 +50,43 @@ def test_a_parameter_that_would_change_the_answer_is_never_ignored(name: str, va
         decode_chat_request(json.dumps(BASE | {name: value}).encode())
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, name, "unsupported_parameter")
     decode_chat_request(json.dumps(BASE | {name: None}).encode())
+
+
+# What clients send though they ask for nothing that is not done anyhow: OpenAI's, LangChain, Open WebUI, LibreChat,
+# Vercel's, SillyTavern, and whoever was written for vLLM.
+NO_DEMANDS: dict[str, object] = {
+    "store": True, "metadata": {"a": "b"}, "service_tier": "auto", "parallel_tool_calls": True, "prompt_cache_key": "x",
+    "prompt_cache_retention": "24h", "safety_identifier": "x", "prediction": {"type": "content", "content": "x"},
+    "tools": [], "tool_choice": "auto", "functions": [], "function_call": "auto", "modalities": ["text"],
+    "reasoning_effort": "none", "reasoning": {"effort": "none"}, "thinking": {"type": "disabled"}, "verbosity": "medium",
+    "chat_template_kwargs": {"enable_thinking": False}, "stream_options": {"include_usage": None},
+    "response_format": {"type": "text"}, "logit_bias": {}, "stop": [], "top_k": -1, "mirostat": 0, "typical_p": 1.0,
+    "dry_multiplier": 0.0, "xtc_probability": 0, "top_a": 0, "tfs_z": 1, "min_tokens": 0, "ignore_eos": False,
+    "skip_special_tokens": True, "add_generation_prompt": True, "continue_final_message": False,
+    "use_beam_search": False,
+}  # fmt: skip
+
+
+def test_what_asks_for_nothing_else_is_taken_one_by_one_and_at_once() -> None:
+    for name, value in NO_DEMANDS.items():
+        decode_chat_request(json.dumps(BASE | {name: value}).encode())
+    decode_chat_request(json.dumps(BASE | NO_DEMANDS).encode())
+
+
+@pytest.mark.parametrize(
+    ("decode", "body"),
+    [
+        (decoding.decode_chat_request, BASE),
+        (decoding.decode_completion_request, {"model": "m", "prompt": "Hi"}),
+        (decoding.decode_tokenize_request, {"prompt": "Hi"}),
+        (decoding.decode_detokenize_request, {"tokens": [1]}),
+    ],
+)
+def test_null_is_the_same_as_nothing(decode: Any, body: dict[str, Any]) -> None:
+    known = decode(json.dumps(body).encode(), max_depth=9)
+    names = {*known.__struct_fields__, *decoding.CHAT_REFUSED, *decoding.COMPLETION_REFUSED, *decoding.TOKENIZE_REFUSED}
+    for name in names - set(body):
+        decode(json.dumps(body | {name: None}).encode(), max_depth=9)
 
 
 KEYS = st.sampled_from([*BASE, "role", "content", "stop", "n", "logit_bias", "x"])

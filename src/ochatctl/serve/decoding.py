@@ -27,41 +27,60 @@ _UNSET_VALUES = (b"null", b"false", b"[]", b"{}", b'""')
 # Parameters of OpenAI's and of other servers that would change the answer and that are not honoured here. They are
 # refused: an answer that silently ignores one looks right and is not.
 REFUSED = frozenset({
-    "add_generation_prompt", "allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs",
-    "continue_final_message", "do_sample", "documents", "dry_multiplier", "ebnf", "enable_thinking", "function_call",
-    "functions", "grammar", "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex",
-    "ignore_eos", "include_stop_str_in_output", "json_schema", "length_penalty", "logits_processors", "max_length",
-    "max_new_tokens", "min_length", "min_new_tokens", "min_tokens", "mirostat", "modalities", "n_predict",
-    "no_repeat_ngram_size", "num_beams", "num_predict", "prompt_logprobs", "reasoning_effort", "regex",
-    "repeat_penalty", "skip_special_tokens", "spaces_between_special_tokens", "stop_token_ids", "structured_outputs",
-    "suffix", "thinking", "tool_choice", "tools", "top_a", "truncate_prompt_tokens", "typical_p", "use_beam_search",
-    "verbosity", "web_search_options", "xtc_probability",
+    "allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs", "do_sample", "documents",
+    "dry_multiplier", "dynatemp_range", "ebnf", "enable_thinking", "format", "function_call", "functions", "grammar",
+    "guided_choice", "guided_decoding_backend", "guided_grammar", "guided_json", "guided_regex", "ignore_eos",
+    "include_stop_str_in_output", "json_schema", "length_penalty", "logits_processors", "max_length", "max_new_tokens",
+    "max_output_tokens", "min_length", "min_new_tokens", "min_tokens", "mirostat", "mirostat_mode", "modalities",
+    "n_predict", "no_repeat_ngram_size", "num_beams", "num_predict", "options", "prompt_logprobs", "reasoning",
+    "reasoning_effort", "regex", "repeat_penalty", "return_token_ids", "return_tokens_as_token_ids",
+    "skip_special_tokens", "smoothing_factor", "spaces_between_special_tokens", "stop_sequences", "stop_token_ids",
+    "structured_outputs", "suffix", "system", "tfs_z", "thinking", "tool_choice", "tools", "top_a",
+    "truncate_prompt_tokens", "typical_p", "use_beam_search", "verbosity", "web_search_options", "xtc_probability",
 })  # fmt: skip
 CHAT_REFUSED = REFUSED | {"add_special_tokens", "best_of", "echo", "input", "prompt"}
-COMPLETION_REFUSED = REFUSED | {"best_of", "condition", "max_completion_tokens", "messages", "top_logprobs"}
-TOKENIZE_REFUSED = frozenset({
-    "add_generation_prompt", "chat_template", "chat_template_kwargs", "continue_final_message", "tools",
-})  # fmt: skip
+COMPLETION_REFUSED = REFUSED | {
+    "add_generation_prompt", "best_of", "condition", "continue_final_message", "max_completion_tokens", "messages",
+    "top_logprobs",
+}  # fmt: skip
+TOKENIZE_REFUSED = frozenset({"chat_template", "chat_template_kwargs", "tools"})
 _FALSE_SAYS_SOMETHING = ("add_generation_prompt", "do_sample", "skip_special_tokens")
-# A value of these says what happens here anyhow.
-_HARMLESS: dict[str, Any] = {
-    "add_generation_prompt": True,
-    "best_of": 1,
-    "continue_final_message": True,
-    "do_sample": True,
-    "function_call": "none",
-    "length_penalty": 1,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "min_tokens": 0,
-    "modalities": ["text"],
-    "no_repeat_ngram_size": 0,
-    "num_beams": 1,
-    "repeat_penalty": 1,
-    "skip_special_tokens": True,
-    "spaces_between_special_tokens": True,
-    "tool_choice": "none",
-    "typical_p": 1,
+# With OpenAI, an empty one of these turns a search on.
+_EMPTY_SAYS_SOMETHING = ("web_search_options",)
+# Values that say what happens here anyhow.
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "best_of": (1,),
+    "chat_template_kwargs": ({"enable_thinking": False}, {"thinking": False}),
+    "continue_final_message": (True,),
+    "do_sample": (True,),
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    # Without a tool, for tools are refused, the model has nothing to choose.
+    "function_call": ("none", "auto"),
+    "length_penalty": (1,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "min_tokens": (0,),
+    "mirostat": (0,),
+    "mirostat_mode": (0,),
+    "modalities": (["text"],),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "reasoning": ({"effort": "none"}, {"enabled": False}),
+    "reasoning_effort": ("none",),
+    "repeat_penalty": (1,),
+    "skip_special_tokens": (True,),
+    "smoothing_factor": (0,),
+    "spaces_between_special_tokens": (True,),
+    "tfs_z": (1,),
+    "thinking": ({"type": "disabled"},),
+    "tool_choice": ("none", "auto"),
+    "top_a": (0,),
+    "typical_p": (1,),
+    # OpenAI's default.
+    "verbosity": ("medium",),
+    "xtc_probability": (0,),
 }
 _STRING = re.compile(rb'"[^"]*"')
 # A bracket is a step down or up; as a signed byte, 255 is -1.
@@ -124,12 +143,16 @@ def _decode(decoder: "msgspec.json.Decoder[_T]", body: bytes, refused: frozenset
         if name not in refused:
             continue
         raw = bytes(keys[name]).strip()
-        if raw in _UNSET_VALUES and not (raw == b"false" and name in _FALSE_SAYS_SOMETHING):
-            continue
-        if name in _HARMLESS and msgspec.json.decode(raw) == _HARMLESS[name]:
+        if _says_nothing(name, raw) or (name in _HARMLESS and msgspec.json.decode(raw) in _HARMLESS[name]):
             continue
         raise RequestError(400, f"`{name}` is not supported by this server", param=name, code="unsupported_parameter")
     return request
+
+
+def _says_nothing(name: str, raw: bytes) -> bool:
+    if raw == b"false":
+        return name not in _FALSE_SAYS_SOMETHING
+    return raw in _UNSET_VALUES and not (raw == b"{}" and name in _EMPTY_SAYS_SOMETHING)
 
 
 def _invalid(message: str) -> RequestError:

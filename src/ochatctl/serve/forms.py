@@ -129,7 +129,7 @@ def stream_head(request: Ask, prepared: Prepared, prefix: str) -> StreamHead:
         fingerprint=FINGERPRINT,
         num_choices=len(prepared.draws),
         num_prompt_tokens=prepared.num_prompt_tokens,
-        include_usage=request.stream_options is not None and request.stream_options.include_usage,
+        include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
     )
 
 

@@ -68,6 +68,7 @@ class Preparer:
         self.check_model(request.model)
         num_choices = self._num_choices(request)
         conversation = self._conversation(request.messages, request.condition or "")
+        _check_continuation(request, conversation)
         if request.top_logprobs and not request.logprobs:
             raise _invalid("top_logprobs", "only with `logprobs`")
         options = self._options(request, (request.top_logprobs or 0) if request.logprobs else None)
@@ -77,7 +78,7 @@ class Preparer:
         return Prepared(
             draws=tuple((prompt.token_ids, each) for each in _choices(spec, num_choices)),
             num_prompt_tokens=len(prompt.token_ids),
-            warning=prompt.warning,
+            warning="; ".join(filter(None, (prompt.warning, _warning(request.messages)))),
         )
 
     async def completion(self, request: CompletionRequest) -> Prepared:
@@ -96,7 +97,8 @@ class Preparer:
             )
         options = self._options(request, request.logprobs)
         size = sum(len(prompt) for prompt in prompts)
-        encoded = await _in_thread_if_long(size, self._encode_prompts, prompts, request.add_special_tokens)
+        bos = request.add_special_tokens is not False
+        encoded = await _in_thread_if_long(size, self._encode_prompts, prompts, bos)
         draws: list[tuple[list[int], SamplingSpec]] = []
         for token_ids in encoded:
             room = self.engine.context_tokens - len(token_ids)
@@ -122,9 +124,10 @@ class Preparer:
         if request.messages is None:
             if request.condition:
                 raise _invalid("condition", "only with `messages`")
-            text = request.prompt or ""
-            return await _in_thread_if_long(len(text), self._encode_text, text, request.add_special_tokens, "prompt")
+            text, bos = request.prompt or "", request.add_special_tokens is not False
+            return await _in_thread_if_long(len(text), self._encode_text, text, bos, "prompt")
         conversation = self._conversation(request.messages, request.condition or "")
+        _check_continuation(request, conversation)
         return await _in_thread_if_long(_num_chars(conversation), self._encode_conversation, conversation)
 
     async def detokenize(self, request: DetokenizeRequest) -> str:
@@ -132,7 +135,8 @@ class Preparer:
         if request.model is not None:
             self.check_model(request.model)
         self._check_ids(request.tokens, "tokens")
-        return await _in_thread_if_long(len(request.tokens), self._decode, request.tokens, request.skip_special_tokens)
+        bare = bool(request.skip_special_tokens)
+        return await _in_thread_if_long(len(request.tokens), self._decode, request.tokens, bare)
 
     def check_model(self, model: str) -> None:
         """Refuse a model that this server does not have."""
@@ -311,6 +315,25 @@ async def _in_thread_if_long(size: int, work: Callable[_P, _T], *args: _P.args, 
 
 def _num_chars(conversation: Conversation) -> int:
     return len(conversation.system) + sum(len(message.content) for message in conversation.messages)
+
+
+def _check_continuation(request: ChatCompletionRequest | TokenizeRequest, conversation: Conversation) -> None:
+    """Refuse a request that expects something else of its last message than what is done with it here."""
+    last = conversation.messages[-1]
+    if last.role == "assistant" and not last.content:
+        return  # to go on with nothing is to begin
+    goes_on = last.role == "assistant"
+    for name, done in (("continue_final_message", goes_on), ("add_generation_prompt", not goes_on)):
+        asked = getattr(request, name)
+        if asked is not None and asked != done:
+            what = "a last message of the assistant's is gone on with" if goes_on else "a last user message is answered"
+            raise RequestError(
+                400, f"`{name}` must be {str(done).lower()} here: {what}", param=name, code="unsupported_parameter"
+            )
+
+
+def _warning(messages: list[RequestMessage]) -> str:
+    return "the model is not shown the `name` of a message" if any(message.name for message in messages) else ""
 
 
 def _prompts(asked: str | list[str | int | list[int]]) -> list[str] | list[list[int]]:

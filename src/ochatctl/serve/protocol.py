@@ -42,7 +42,7 @@ class RequestError(Exception):
 class StreamOptions(Struct):
     """What a stream holds beside the text."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class JsonSchemaForm(Struct):
@@ -89,18 +89,25 @@ class ContentPart(Struct):
 
 
 class RequestMessage(Struct):
-    """One message as it comes in."""
+    """One message as it comes in. No template has a place for `name`: an answer then comes with a warning."""
 
     role: str
     content: str | list[ContentPart] | None = None
+    name: str | None = None
     tool_calls: list[Any] | None = None
     function_call: Any = None
 
 
 class ChatCompletionRequest(Ask, kw_only=True):
-    """The body of `/v1/chat/completions`. `max_completion_tokens` wins over `max_tokens`."""
+    """The body of `/v1/chat/completions`. `max_completion_tokens` wins over `max_tokens`.
+
+    A last message of the assistant's is gone on with, any other answered; `continue_final_message` and
+    `add_generation_prompt` may say which is expected.
+    """
 
     messages: Annotated[list[RequestMessage], Meta(min_length=1)]
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -117,7 +124,7 @@ class CompletionRequest(Ask, kw_only=True):
     prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = True
 
 
 class TokenizeRequest(Struct, kw_only=True):
@@ -126,8 +133,10 @@ class TokenizeRequest(Struct, kw_only=True):
     model: ModelName | None = None
     prompt: str | None = None
     messages: Annotated[list[RequestMessage], Meta(min_length=1)] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     condition: str | None = None
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = True
     return_token_strs: bool | None = None
 
 
@@ -145,7 +154,7 @@ class DetokenizeRequest(Struct, kw_only=True):
 
     tokens: list[TokenId]
     model: ModelName | None = None
-    skip_special_tokens: bool = False
+    skip_special_tokens: bool | None = False
 
 
 class DetokenizeAnswer(Struct, kw_only=True):
@@ -180,6 +189,7 @@ class Logprobs(Struct):
     """The tokens of an answer or of a chunk."""
 
     content: list[ContentLogprob]
+    refusal: None = None
 
 
 class AnswerMessage(Struct):
