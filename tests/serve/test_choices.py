@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import pytest
 from serving_for_tests import byte_tokenizer
+from virtual_time_for_tests import run
 
 from ochatctl.chat.families import get_family
 from ochatctl.engine.base import SamplingSpec
@@ -32,7 +33,7 @@ def test_every_choice_comes_whole_even_to_a_slow_reader_and_the_answers_wait_for
         await engine.close()
         return waiting
 
-    assert asyncio.run(read()) == len(DRAWS)
+    assert run(read()) == len(DRAWS)
     assert texts == ["x" * 200] * len(DRAWS)
 
 
@@ -55,6 +56,6 @@ def test_a_fault_of_one_choice_ends_all_and_is_raised() -> None:
                 pass
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(read())
+        run(read())
     assert engine.num_running == 0
     assert asked == len(DRAWS)

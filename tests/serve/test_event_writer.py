@@ -4,6 +4,7 @@ import asyncio
 import random
 
 from starlette.types import Message
+from virtual_time_for_tests import run
 
 from ochatctl.serve.event_writer import COMMENT, EventWriter, Pace
 
@@ -34,7 +35,7 @@ def event(number: int) -> bytes:
 
 
 def test_a_slow_stream_has_each_event_at_once() -> None:
-    async def run() -> list[bytes]:
+    async def work() -> list[bytes]:
         wire = Wire()
         writer = EventWriter(wire.send, among(50), keep_alive_seconds=60)
         for number in range(4):
@@ -45,11 +46,11 @@ def test_a_slow_stream_has_each_event_at_once() -> None:
         assert wire.ended
         return wire.bodies
 
-    assert asyncio.run(run()) == [event(0), event(1), event(2), event(3), b"end"]
+    assert run(work()) == [event(0), event(1), event(2), event(3), b"end"]
 
 
 def test_a_fast_stream_is_whole_in_fewer_writes_and_in_order() -> None:
-    async def run() -> Wire:
+    async def work() -> Wire:
         wire = Wire()
         writer = EventWriter(wire.send, among(50), keep_alive_seconds=60)
         draw = random.Random(0)
@@ -60,14 +61,14 @@ def test_a_fast_stream_is_whole_in_fewer_writes_and_in_order() -> None:
         await asyncio.sleep(0.03)
         return wire
 
-    wire = asyncio.run(run())
+    wire = run(work())
     assert b"".join(wire.bodies) == b"".join(map(event, range(300))) + b"end"
     assert wire.bodies[0] == event(0)
     assert 2 < len(wire.bodies) < 200
 
 
 def test_what_waits_is_written_though_nothing_comes_after_it() -> None:
-    async def run() -> list[bytes]:
+    async def work() -> list[bytes]:
         wire = Wire()
         writer = EventWriter(wire.send, among(50), keep_alive_seconds=60)
         await writer.write(event(0))
@@ -79,11 +80,11 @@ def test_what_waits_is_written_though_nothing_comes_after_it() -> None:
         writer.stop()
         return wire.bodies
 
-    assert asyncio.run(run()) == [event(0), event(1)]
+    assert run(work()) == [event(0), event(1)]
 
 
 def test_a_client_that_does_not_read_holds_up_the_stream_and_gets_all_in_order() -> None:
-    async def run() -> tuple[int, Wire]:
+    async def work() -> tuple[int, Wire]:
         wire = Wire()
         writer = EventWriter(wire.send, among(50), keep_alive_seconds=0.02)
         num_written = 0
@@ -104,13 +105,13 @@ def test_a_client_that_does_not_read_holds_up_the_stream_and_gets_all_in_order()
         await feeding
         return held, wire
 
-    held, wire = asyncio.run(run())
+    held, wire = run(work())
     assert held == 0
     assert b"".join(wire.bodies).replace(COMMENT, b"") == b"".join(map(event, range(50))) + b"end"
 
 
 def test_a_silent_stream_gets_comments_until_it_is_stopped() -> None:
-    async def run() -> tuple[list[bytes], int]:
+    async def work() -> tuple[list[bytes], int]:
         wire = Wire()
         writer = EventWriter(wire.send, among(50), keep_alive_seconds=0.02)
         await writer.write(event(0))
@@ -122,13 +123,13 @@ def test_a_silent_stream_gets_comments_until_it_is_stopped() -> None:
         await asyncio.sleep(0.06)
         return wire.bodies, len(wire.bodies) - num_bodies
 
-    bodies, num_late = asyncio.run(run())
+    bodies, num_late = run(work())
     assert bodies[:3] == [event(0), COMMENT, COMMENT]
     assert num_late == 0
 
 
 def test_a_stream_alone_is_not_held_back_and_one_that_is_over_is_not_counted() -> None:
-    async def run() -> tuple[float, float, Pace]:
+    async def work() -> tuple[float, float, Pace]:
         wire, pace = Wire(), Pace()
         writer = EventWriter(wire.send, pace, keep_alive_seconds=60)
         alone = pace.pause_seconds
@@ -138,7 +139,7 @@ def test_a_stream_alone_is_not_held_back_and_one_that_is_over_is_not_counted() -
             each.stop()
         return alone, many, pace
 
-    alone, many, pace = asyncio.run(run())
+    alone, many, pace = run(work())
     assert alone <= 0.0005
     assert 0.01 < many < 0.1
     assert pace.num_streams == 0

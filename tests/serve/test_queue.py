@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import pytest
+from virtual_time_for_tests import run
 
 from ochatctl.engine.base import Delta, SamplingSpec
 from ochatctl.errors import RunError
@@ -78,7 +79,7 @@ def test_answers_wait_in_order_and_beyond_the_queue_there_is_a_503() -> None:
         assert engine.order == [0, 1, 2, 3]
         assert (engine.num_running, queue.num_waiting) == (0, 0)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_whoever_gives_up_waiting_leaves_the_slot_to_the_next() -> None:
@@ -97,7 +98,7 @@ def test_whoever_gives_up_waiting_leaves_the_slot_to_the_next() -> None:
         assert await tasks[3] == "aa"
         assert await draw(queue) == "aa"
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_what_takes_too_long_is_ended_and_the_slot_is_free(
             engine.tokens.release()
         assert await draw(queue) == "aa"
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_an_engine_that_draws_nothing_for_too_long_is_dead_and_says_so_to_all() -> None:
@@ -152,7 +153,7 @@ def test_an_engine_that_draws_nothing_for_too_long_is_dead_and_says_so_to_all() 
         with pytest.raises(RunError, match="stuck"):
             await draw(queue)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_an_engine_that_draws_what_is_not_due_yet_is_not_stuck() -> None:
@@ -171,7 +172,7 @@ def test_an_engine_that_draws_what_is_not_due_yet_is_not_stuck() -> None:
             queue.check_alive()
         await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_client_that_reads_slowly_does_not_make_the_engine_look_stuck() -> None:
@@ -184,4 +185,4 @@ def test_a_client_that_reads_slowly_does_not_make_the_engine_look_stuck() -> Non
             await asyncio.sleep(0.03)
             queue.check_alive()
 
-    asyncio.run(main())
+    run(main())

@@ -4,7 +4,6 @@ in: the events of one stream as they come, out: ASGI messages
 """
 
 import asyncio
-import time
 
 from starlette.types import Send
 
@@ -66,7 +65,7 @@ class EventWriter:
         self._waiting.append(events)
         if self._writing is not None:
             await self._writing
-        if time.monotonic() >= self._due:
+        if self._loop.time() >= self._due:
             await self._flush()
         elif self._late_timer is None:
             self._late_timer = self._loop.call_later(2 * self._pace.pause_seconds, self._on_late)
@@ -97,7 +96,7 @@ class EventWriter:
             return
         events = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
         self._waiting.clear()
-        self._due = time.monotonic() + self._pace.pause_seconds
+        self._due = self._loop.time() + self._pace.pause_seconds
         self._num_sent += 1
         self._is_sending = True
         await self._send({"type": "http.response.body", "body": events, "more_body": True})
@@ -106,7 +105,7 @@ class EventWriter:
     def _on_late(self) -> None:
         self._late_timer = None
         if self._waiting and not self._is_sending:
-            left = self._due - time.monotonic()
+            left = self._due - self._loop.time()
             if left > 0:  # the stream has written meanwhile, and then there came more
                 self._late_timer = self._loop.call_later(left, self._on_late)
             else:

@@ -54,7 +54,7 @@ class QueuedEngine:
         self._queue: dict[asyncio.Future[None], None] = {}
         self._drawings: set[_Drawing] = set()
         # What was there when progress was last looked at, and since when.
-        self._seen = (0, time.monotonic())
+        self._seen = (-1, 0.0)
         self._stuck = ""
         self._mean_seconds = 1.0
 
@@ -173,7 +173,7 @@ class QueuedEngine:
     def _check_progress(self) -> None:
         if self._stuck:
             raise RunError(self._stuck)
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         num_seen, since = self._seen
         progress = self._engine.progress
         if num_seen != progress or not any(drawing.is_waiting for drawing in self._drawings):
