@@ -76,3 +76,19 @@ test("a text that is another one replaces what was there", () => {
   growing.update("Another", true);
   expect(target.textContent?.trim()).toBe("Another");
 });
+
+test.each([
+  ["Text", "P"],
+  ["Text\n\n- one\n- two", "LI"],
+  ["Text\n\n> said", "P"],
+  ["Text\n\n```\ncode", undefined],
+])("where the next words come after %j is marked until the reply ends", (text, tag) => {
+  const target = document.createElement("div");
+  const growing = new GrowingMarkdown(target);
+  growing.update(text, false);
+  const marked = target.querySelectorAll(".tip");
+  expect(Array.from(marked, (each) => each.nodeName)).toEqual(tag ? [tag] : []);
+  if (tag) expect(target.textContent?.trim().endsWith(marked[0]?.textContent?.trim() ?? "?")).toBe(true);
+  growing.update(text, true);
+  expect(target.querySelector(".tip")).toBeNull();
+});

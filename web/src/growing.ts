@@ -69,6 +69,15 @@ export class GrowingMarkdown {
     }
     const template = document.createElement("template");
     template.innerHTML = renderMarkdown(source, { streaming }); // sanitised there
+    if (streaming) tipOf(template.content)?.classList.add("tip");
     morph(this.last, template.content);
   }
+}
+
+/** Gives what the text ends in, where the next words come. A table and code show by themselves that they grow. */
+function tipOf(block: DocumentFragment): Element | null {
+  let it = block.lastElementChild;
+  for (let next = it; next && /^(?:P|H2|UL|OL|LI|BLOCKQUOTE)$/.test(next.nodeName); next = it.lastElementChild)
+    it = next;
+  return it && /^(?:P|H2|LI)$/.test(it.nodeName) ? it : null;
 }

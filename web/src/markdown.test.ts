@@ -75,6 +75,19 @@ describe("what Markdown becomes", () => {
     ["see main.py and node.js", "<p>see main.py and node.js</p>\n"],
   ])("%j", (text, html) => expect(renderMarkdown(text)).toBe(html));
 
+  it("runs each block as its first letter does, and code from left to right", () => {
+    const text = "# W\n\n`x` W\n\n- W\n\n1. W\n\n> 1. W\n\n| W |\n|---|\n| x |\n\n```\nW\n```";
+    expect(renderMarkdown(text)).not.toContain("dir=");
+    const root = dom(renderMarkdown(text.replaceAll("W", "كلمة")));
+    for (const name of ["h2", "p", "ul", "ol", "blockquote", ".table-scroll"]) {
+      expect(root.querySelector(name)?.getAttribute("dir"), name).toBe("rtl");
+    }
+    expect(root.querySelector("blockquote ol")?.hasAttribute("dir")).toBe(false); // as what it stands in
+    expect(root.querySelector(".code-block")?.closest("[dir]")).toBeNull();
+    const mixed = dom(renderMarkdown("> שלום\n>\n> Hello"));
+    expect([...mixed.querySelectorAll("p")].map((each) => each.getAttribute("dir"))).toEqual([null, "ltr"]);
+  });
+
   it("highlights a known language and offers a copy", () => {
     const root = dom(renderMarkdown("```python\ndef f(x):\n    return x < 1\n```"));
     expect(root.querySelector("pre > code.hljs.language-python .hljs-keyword")?.textContent).toBe("def");

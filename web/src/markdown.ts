@@ -60,9 +60,8 @@ const ALLOWED_TAGS = [
   ..."a blockquote br button code del div em h2 hr input li ol p pre s span strong".split(" "),
   ..."table tbody td th thead tr ul".split(" "),
 ];
-const PLAIN_ATTR = "aria-label checked class data-copy disabled rel role scope start tabindex target title type".split(
-  " ",
-);
+const PLAIN_ATTR =
+  "aria-label checked class data-copy dir disabled rel role scope start tabindex target title type".split(" ");
 
 const md = new MarkdownIt({ html: false, linkify: true, breaks: true, typographer: false });
 // Words with a dot in them are no addresses: `main.py`, `node.js`.
@@ -116,14 +115,19 @@ md.renderer.rules.image = (tokens, index, options, env, self) => {
   return `<a href="${href}" target="_blank" rel="noopener noreferrer nofollow">${escapeHtml(alt)}</a>`;
 };
 
-md.renderer.rules.table_open = () =>
-  '<div class="table-scroll" tabindex="0" role="region" aria-label="Table"><table>\n';
+md.renderer.rules.table_open = (tokens, index) =>
+  `<div class="table-scroll"${direction(tokens[index])} tabindex="0" role="region" aria-label="Table"><table>\n`;
 md.renderer.rules.table_close = () => "</table></div>\n";
+
+function direction(token: Token | undefined): string {
+  const dir = token?.attrGet("dir");
+  return dir ? ` dir="${dir}"` : "";
+}
 
 /** The page's title is the one above them. What a model skips between its levels would mislead a screen reader. */
 function heading(tokens: Token[], index: number): string {
   const token = tokens[index] as Token;
-  return token.nesting === 1 ? `<h2 class="level-${token.tag.slice(1)}">` : "</h2>\n";
+  return token.nesting === 1 ? `<h2 class="level-${token.tag.slice(1)}"${direction(token)}>` : "</h2>\n";
 }
 md.renderer.rules.heading_open = heading;
 md.renderer.rules.heading_close = heading;
@@ -161,6 +165,35 @@ md.renderer.rules.task_box = (tokens, index) => {
   const done = tokens[index]?.meta?.done === true;
   return `<input type="checkbox" disabled=""${done ? ' checked=""' : ""} aria-label="${done ? "done" : "to do"}">`;
 };
+
+const DIRECTED = /^(?:paragraph|heading|bullet_list|ordered_list|blockquote|table)_(?:open|close)$/;
+const RIGHT_TO_LEFT = /^[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/** Has each block run as its first letter does. `dir="auto"` would not see the letters of the blocks inside a block. */
+md.core.ruler.push("directions", (state) => {
+  const found = new Map<Token, string>();
+  const open: Token[] = [];
+  for (const token of state.tokens) {
+    if (DIRECTED.test(token.type)) token.nesting === 1 ? open.push(token) : open.pop();
+    if (token.type !== "inline" || open.every((block) => found.has(block))) continue;
+    const words = token.children?.filter((each) => each.type === "text").map((each) => each.content);
+    const letter = /\p{L}/u.exec(words?.join("") ?? "")?.[0];
+    if (letter === undefined) continue;
+    for (const block of open) if (!found.has(block)) found.set(block, RIGHT_TO_LEFT.test(letter) ? "rtl" : "ltr");
+  }
+  const around = ["ltr"];
+  for (const token of state.tokens) {
+    if (!DIRECTED.test(token.type)) continue;
+    if (token.nesting === -1) {
+      around.pop();
+      continue;
+    }
+    const outer = around.at(-1) ?? "ltr";
+    const dir = found.get(token) ?? outer;
+    if (dir !== outer) token.attrSet("dir", dir);
+    around.push(dir);
+  }
+});
 
 const blocksOnly = new MarkdownIt({ html: false });
 blocksOnly.core.ruler.enableOnly(["normalize", "block"]);

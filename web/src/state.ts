@@ -54,6 +54,8 @@ export const dialog = signal<DialogName | null>(null);
 export const keyWasWrong = signal(false);
 export const toasts = signal<Toast[]>([]);
 export const announcement = signal("");
+/** Files are held over the page. */
+export const isDropping = signal(false);
 export const sidebarIsOpen = signal(false);
 export const editing = signal<string | null>(null);
 export const renaming = signal<string | null>(null);

@@ -292,3 +292,39 @@ def test_behind_a_prefix_all_is_found_relative_to_the_page(browser: Any) -> None
         visit.reply_to("Hello")
         assert visit.last("content").inner_text() == "Hello"
         assert all(url.startswith(f"{served.base_url}/llm") for url in visit.asked)
+
+
+def test_a_question_of_many_lines_is_followed_to_its_reply(visit: Visit, stage: Stage) -> None:
+    distance = """() => { const it = document.querySelector("[data-testid=thread]");
+        return it.scrollHeight - it.clientHeight - it.scrollTop; }"""
+    stage.say("line\n\n" * 40, "the end")
+    visit.reply_to("Fill the page")
+    visit.reply_to("a line\n" * 30)  # the composer grows with it, and shrinks again
+    visit.until(f"({distance})() < 40")
+    visit.has("jump", 0)
+
+
+def test_a_draft_and_the_place_of_reading_outlive_a_reload(visit: Visit, stage: Stage) -> None:
+    top = "document.querySelector('[data-testid=thread]').scrollTop"
+    stage.say("line\n\n" * 60)
+    visit.reply_to("A long one")
+    visit.at("composer").fill("not sent yet")
+    visit.page.mouse.move(700, 400)
+    visit.page.mouse.wheel(0, -400)
+    visit.at("jump").wait_for()
+    place = visit.page.evaluate(top)
+    assert place > 100
+    visit.at("new-chat").click()
+    visit.reply_to("Another one")
+    visit.at("composer").fill("this neither")
+    visit.at("conversation-open").get_by_text("A long one").click()
+    visit.until(f"Math.abs({top} - {place}) < 2")
+    assert visit.at("composer").input_value() == "not sent yet"
+    visit.page.reload()
+    visit.ready()
+    visit.until(f"Math.abs({top} - {place}) < 2")
+    assert visit.at("composer").input_value() == "not sent yet"
+    visit.at("conversation-open").get_by_text("Another one").click()
+    visit.until("document.querySelector('[data-testid=composer]').value === 'this neither'")
+    visit.at("new-chat").click()
+    visit.until("document.querySelector('[data-testid=composer]').value === ''")

@@ -108,3 +108,21 @@ def test_a_file_that_is_none_is_told_in_words(browser: Any, theatre: tuple[Serve
             visit.has("toast", number)
             assert name in visit.at("toast").last.inner_text()
         assert visit.at("conversation").count() == 0
+
+
+def test_files_dropped_on_the_page_are_imported(browser: Any, theatre: tuple[Served, Stage]) -> None:
+    drop = """(name) => {
+        const data = new DataTransfer();
+        const chat = { messages: [{ role: "user", content: "Hello" }, { role: "assistant", content: "Hi" }] };
+        data.items.add(new File([JSON.stringify(chat)], "dropped.json"));
+        const thread = document.querySelector("[data-testid=thread]");
+        const event = new DragEvent(name, { dataTransfer: data, bubbles: true, cancelable: true });
+        return !thread.dispatchEvent(event);  // true: the browser does not go to the file
+    }"""
+    with visiting(browser, theatre[0].base_url) as visit:
+        assert visit.page.evaluate(drop, "dragover")
+        visit.at("drop").wait_for()
+        assert visit.page.evaluate(drop, "drop")
+        visit.has("drop", 0)
+        visit.has("message", 2)
+        assert visit.last("content").inner_text() == "Hi"

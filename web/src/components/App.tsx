@@ -1,9 +1,20 @@
 import { useEffect } from "preact/hooks";
 import { stop } from "../actions";
 import { UNREACHABLE } from "../api";
+import { takeFiles } from "../files";
 import { focusComposer } from "../focus";
 import { newChat } from "../library";
-import { announcement, current, dialog, isLoaded, model, server, sidebarIsOpen, storageFault } from "../state";
+import {
+  announcement,
+  current,
+  dialog,
+  isDropping,
+  isLoaded,
+  model,
+  server,
+  sidebarIsOpen,
+  storageFault,
+} from "../state";
 import { Composer } from "./Composer";
 import { Icon } from "./Icons";
 import { KeyDialog } from "./KeyDialog";
@@ -19,6 +30,7 @@ export function App() {
     document.addEventListener("keydown", onKey);
     return () => document.removeEventListener("keydown", onKey);
   }, []);
+  useEffect(takeFiles, []);
   const { title } = current.value.conversation.value;
   useEffect(() => {
     document.title = title ? `${title} · ochatctl` : "ochatctl";
@@ -36,6 +48,12 @@ export function App() {
       <div class="offscreen" role="status" aria-live="polite" data-testid="live">
         {announcement.value}
       </div>
+      {isDropping.value && (
+        <div class="drop" data-testid="drop" aria-hidden="true">
+          <Icon name="upload" />
+          Drop files with chats to import them
+        </div>
+      )}
       {dialog.value === "settings" && <Settings />}
       {dialog.value === "key" && <KeyDialog />}
       {dialog.value === "palette" && <Palette />}
@@ -65,7 +83,9 @@ function Head() {
       >
         <Icon name="menu" />
       </button>
-      <h1 data-testid="title">{title || "New chat"}</h1>
+      <h1 data-testid="title" dir="auto">
+        {title || "New chat"}
+      </h1>
       <button
         type="button"
         class="icon-button only-narrow"

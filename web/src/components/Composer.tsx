@@ -2,15 +2,15 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { send, stop } from "../actions";
 import { jumpToEnd } from "../scrolling";
 import { current, dialog, server } from "../state";
+import { keep, recall } from "../tab";
 import { Icon, StopIcon } from "./Icons";
 import { fitHeight } from "./Message";
 
-/** What was typed and not sent, by conversation. */
-const drafts = new Map<string, string>();
-
 export function Composer() {
   const entry = current.value;
-  const { id } = entry.conversation.value;
+  const { id, messages } = entry.conversation.value;
+  // What was typed and not sent. A chat without messages is not stored, and has another id after a reload.
+  const draft = `draft.${messages.length ? id : "new"}`;
   const area = useRef<HTMLTextAreaElement>(null);
   const [isEmpty, setEmpty] = useState(true);
   const isRunning = entry.run.value !== null;
@@ -18,13 +18,13 @@ export function Composer() {
 
   const changed = () => {
     const text = area.current?.value ?? "";
-    drafts.set(id, text);
+    keep(draft, text);
     setEmpty(!text.trim());
     fitHeight(area.current);
   };
   useEffect(() => {
     if (!area.current) return;
-    area.current.value = drafts.get(id) ?? "";
+    area.current.value = recall(draft);
     changed();
     if (!matchMedia("(pointer: coarse)").matches && !dialog.value) area.current.focus();
   }, [id]);
@@ -41,6 +41,7 @@ export function Composer() {
         <textarea
           ref={area}
           data-testid="composer"
+          dir="auto"
           aria-label="Message"
           placeholder={isRemote ? "Another tab is answering this chat" : "Message"}
           rows={1}

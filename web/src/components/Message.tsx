@@ -37,7 +37,7 @@ function Question({ message, isBusy, isEdited, numBelow }: MessageProps) {
         <Edit message={message} numBelow={numBelow} />
       ) : (
         <>
-          <div class="bubble" data-testid="content">
+          <div class="bubble" data-testid="content" dir="auto">
             {message.content}
           </div>
           <div class="actions">
@@ -82,6 +82,7 @@ function Edit({ message, numBelow }: { message: Message; numBelow: number }) {
         ref={area}
         class="edit-input"
         data-testid="edit-input"
+        dir="auto"
         aria-label="Your message, edited"
         aria-describedby={`note-${message.id}`}
         defaultValue={message.content}

@@ -65,6 +65,7 @@ export function Palette() {
       <input
         data-first
         data-testid="palette-input"
+        dir="auto"
         class="palette-input"
         role="combobox"
         aria-label="Go to a chat, or do something"
@@ -111,7 +112,9 @@ export function Palette() {
             onClick={() => pick(command)}
           >
             {command.icon ? <Icon name={command.icon} /> : <span class="bullet" aria-hidden="true" />}
-            <span class="palette-label">{command.label}</span>
+            <span class="palette-label" dir="auto">
+              {command.label}
+            </span>
             {command.keys && <kbd>{command.keys}</kbd>}
           </div>
         ))}

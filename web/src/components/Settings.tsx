@@ -34,6 +34,7 @@ export function Settings() {
             rows={4}
             data-first
             data-testid="setting-system"
+            dir="auto"
             aria-describedby="system-hint"
             defaultValue={system}
             onInput={(event) => set({ system: event.currentTarget.value })}

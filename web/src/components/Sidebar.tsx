@@ -1,4 +1,5 @@
 import { useEffect, useRef } from "preact/hooks";
+import { CTRL } from "../keyboard";
 import { exportAll, exportOne, importFiles, newChat, openConversation, remove, rename } from "../library";
 import { current, dialog, isLoaded, renaming, running, sidebarIsOpen, summaries } from "../state";
 import type { Summary } from "../storage";
@@ -54,10 +55,25 @@ export function Sidebar() {
             <Icon name="close" />
           </button>
         </div>
-        <button type="button" class="new-chat" data-testid="new-chat" onClick={newChat}>
-          <Icon name="plus" />
-          New chat
-        </button>
+        <div class="sidebar-start">
+          <button type="button" class="new-chat" data-testid="new-chat" onClick={newChat}>
+            <Icon name="plus" />
+            New chat
+          </button>
+          <button
+            type="button"
+            class="icon-button"
+            data-testid="find"
+            aria-label="Find a chat"
+            title={`Find a chat (${CTRL} K)`}
+            aria-haspopup="dialog"
+            onClick={() => {
+              dialog.value = "palette";
+            }}
+          >
+            <Icon name="find" />
+          </button>
+        </div>
         <div class="conversations">
           {isLoaded.value && !summaries.value.length && (
             <p class="sidebar-note">Chats are kept in this browser, and nowhere else.</p>
@@ -155,6 +171,7 @@ function Item({ summary }: { summary: Summary }) {
         data-testid="conversation-open"
         aria-current={isCurrent ? "page" : undefined}
         title={title}
+        dir="auto"
         onClick={(event) => {
           if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a tab of its own
           event.preventDefault();
@@ -216,6 +233,7 @@ function Rename({ id, title }: { id: string; title: string }) {
         ref={input}
         class="rename"
         data-testid="rename-input"
+        dir="auto"
         aria-label="New title"
         defaultValue={title}
         maxLength={200}

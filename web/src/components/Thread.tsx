@@ -1,4 +1,4 @@
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { send } from "../actions";
 import { copyText } from "../clipboard";
 import { announce } from "../notices";
@@ -19,8 +19,9 @@ export function Thread() {
   const { messages, id } = entry.conversation.value;
   const scroller = useRef<HTMLDivElement>(null);
   const column = useRef<HTMLDivElement>(null);
-  useEffect(() => {
-    if (scroller.current && column.current) return followEnd(scroller.current, column.current);
+  // Before it is painted: a chat does not flash at its beginning.
+  useLayoutEffect(() => {
+    if (scroller.current && column.current) return followEnd(scroller.current, column.current, id);
   }, [id]);
 
   const run = entry.run.value;
