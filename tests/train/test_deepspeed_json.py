@@ -65,7 +65,10 @@ def test_offload_optimizer_and_what_is_only_deepspeeds_go_their_ways(tmp_path: P
         "zero_optimization": {"reduce_bucket_size": 1000000},
         "comms_logger": {"enabled": True},
     }
-    assert differences(request)["scheduler"] == '"WarmupDecayLR" -> cosine after a warm-up'
+    # What is left to us, by "auto", is no difference.
+    assert differences(request) == {"scheduler": '"WarmupDecayLR" -> cosine after a warm-up'}
+    said = differences(merged(tmp_path, {"fp16": {"enabled": True}, "optimizer": "AdamW"}))
+    assert said == {"fp16.enabled": "true -> the device's choice"}
 
 
 def test_the_file_wins_over_a_preset_aloud_and_its_command_names_it(tmp_path: Path) -> None:
@@ -86,6 +89,7 @@ def test_the_file_wins_over_a_preset_aloud_and_its_command_names_it(tmp_path: Pa
         ({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}, "only main memory"),
         ({"zero_optimization": {"stage": "two"}}, "`zero` is `two`"),
         ({"optimizer": {"type": "Lamb"}}, "only `AdamW`"),
+        ({"optimizer": {"type": "AdamW", "params": [1e-4]}}, "`optimizer.params` is `[0.0001]`: not an object"),
         ({"gradient_clipping": 0}, "every run clips"),
         ({"prescale_gradients": True}, "one that changes the gradient"),
         ({"zero_optimisation": {"stage": 2}}, "did you mean `zero_optimization`"),

@@ -14,6 +14,7 @@ from ochatctl.cli.commands import register
 from ochatctl.config import build, read_run, to_table, write_run
 from ochatctl.errors import ConfigError
 from ochatctl.train.config import OptimConfig, TrainConfig
+from ochatctl.train.launch import clear_earlier_run
 
 register(app)
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -128,6 +129,10 @@ def test_a_batch_for_everything_is_done_and_said(base: Path, prefix: Path, tmp_p
         (("--family", "chatml"), 3, "packed for `openchat_v3.2`"),
         (("--family", "openchat_v3.3"), 3, "did you mean `openchat_v3.2"),
         (("--lr", 0), 3, "`lr` is `0.0`, not above 0"),
+        (("--seed", -1), 3, "`seed` is `-1`, not at least 0"),
+        (("--set", "nodes=0"), 3, "`nodes` is `0`, not at least 1"),
+        (("--nodes", 2, "--rdzv", "h:abc"), 3, "the same on all nodes, not `h:abc`"),
+        (("--compile", "--ac", "selective"), 3, "`ac` is `selective`, not possible with `compile`"),
         (("--set", "lr=1e-5"), 3, "--set: unknown key `lr`; did you mean `optim.lr`?"),
     ],
 )
@@ -193,6 +198,29 @@ def test_a_finished_model_is_not_overwritten_and_a_broken_run_starts_again(
     result = dry_run(base, prefix, out)
     assert result.exit_code == 0
     assert "starts again from the beginning" in result.stderr
+
+
+def test_a_folder_that_another_node_was_first_in_is_no_foreign_one(base: Path, prefix: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / "train.node1.log").touch()
+    assert dry_run(base, prefix, out).exit_code == 2, "a log alone may be anybody's"
+    (out / "run.node1.json").touch()
+    plan = planned(dry_run(base, prefix, out, "--nodes", 2, "--json"))
+    assert (plan["config"]["num_nodes"], plan["first_step"]) == (2, 1)
+
+
+def test_starting_anew_removes_what_a_run_has_saved_and_nothing_else(tmp_path: Path) -> None:
+    gone = ("ep_2", ".ep_3.x.part", "resume/step_7", "resume/.step_8.part")
+    stays = ("resume/cv", "ep_final", "notes")
+    for name in (*gone, *stays):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").touch()
+    (tmp_path / "metrics.jsonl").touch()
+    clear_earlier_run(tmp_path)
+    left = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("file")}
+    assert left == set(stays)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_automatic_choice_of_a_strategy_says_which_and_why(

@@ -141,6 +141,7 @@ def test_where_every_checkpoint_is_damaged_the_run_does_not_quietly_start_again(
         (config.out_dir / "resume" / f"step_{step}" / "rng_0.pt").unlink()
     with pytest.raises(DataError, match="every checkpoint there is damaged") as caught:
         choose(config)
+    assert caught.value.message.count("`rng_0.pt` is missing") == 2
     assert caught.value.hint.endswith("--resume no --yes")
 
 
@@ -171,7 +172,7 @@ def test_fsdp_goes_on_with_another_number_of_ranks_and_keeps_the_step_if_it_can(
     choice, notes = choose(replace(config, num_ranks=1, batch_tokens=99))
     assert (choice.config.batch_tokens, choice.config.accumulation_steps) == (16, 2)
     assert len(notes) == 2
-    assert "on 1 ranks, after 2" in notes[1]
+    assert "on 1 rank, after 2" in notes[1]
     choice, notes = choose(replace(config, num_ranks=3))
     assert choice.config.bins_per_step == 3
     assert "the rows that epoch 2 has left are planned again" in notes[2]
@@ -193,8 +194,9 @@ def test_a_finished_run_says_so_and_only_no_with_yes_starts_anew(config: TrainCo
     choice, notes = choose(config, yes=True)
     assert choice.is_finished
     assert "finished" in notes[-1]
-    with pytest.raises(ConfigError, match=r"`num_epochs` \(3 -> 4\)"):
+    with pytest.raises(ConfigError, match=r"`epochs` \(3 -> 4\)") as refused:
         choose(replace(config, num_epochs=4))
+    assert f"`--model {config.out_dir}/ep_N` trains its model further" in refused.value.hint
     with pytest.raises(UsageProblem, match="holds `ep_3` of an earlier run") as caught:
         choose(config, resume="no")
     assert caught.value.hint.endswith("--resume no --yes")
@@ -208,6 +210,11 @@ def test_a_checkpoint_may_be_named(config: TrainConfig, tmp_path: Path) -> None:
     assert choose(config, resume=str(path))[0].config.resume_from == path
     elsewhere = replace(config, out_dir=tmp_path / "other")
     assert choose(elsewhere, resume=str(path))[0].config.resume_from == path
+    with pytest.raises(ConfigError, match=f"the run in `{config.out_dir}` was started with other values: `seed`"):
+        choose(replace(elsewhere, seed=7), resume=str(path))
+    with pytest.raises(UsageProblem, match="is a run, not one of its checkpoints") as caught:
+        choose(elsewhere, resume=str(config.out_dir))
+    assert caught.value.hint.endswith(f"--resume {config.out_dir}/resume/step_8")
     (path / "rng_0.pt").unlink()
     with pytest.raises(DataError, match=r"`rng_0\.pt` is missing"):
         choose(config, resume=str(path))

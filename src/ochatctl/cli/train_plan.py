@@ -14,7 +14,8 @@ def describe_plan(plan: "RunPlan") -> str:
     """Give a run in one line."""
     c = plan.config
     return (
-        f"{plan.num_steps} steps in {c.num_epochs} epochs of {plan.num_rows} conversations, "
+        f"{plan.num_steps} step{'s' if plan.num_steps > 1 else ''} in {c.num_epochs} "
+        f"epoch{'s' if c.num_epochs > 1 else ''} of {plan.num_rows} conversations, "
         f"{plan.num_tokens_per_epoch} tokens; {c.num_ranks} x {c.batch_tokens} tokens a batch "
         f"({plan.efficiency_ratio:.1%} full), accumulation {c.accumulation_steps}; "
         f"{c.strategy}, {c.device}, {c.dtype}, lr {c.optim.lr:.3g}{_schedule(plan)}"
@@ -38,7 +39,8 @@ def describe_dry_run(plan: "RunPlan") -> str:
 
 def _epochs(plan: "RunPlan") -> Iterator[str]:
     """Give a line an epoch, or one for several alike."""
-    for _, alike in itertools.groupby(plan.epochs, key=lambda epoch: (epoch.num_steps, epoch.num_tokens)):
+    left = [epoch for epoch in plan.epochs if epoch.num_steps]
+    for _, alike in itertools.groupby(left, key=lambda epoch: (epoch.num_steps, epoch.num_tokens)):
         group = list(alike)
         first, last = group[0], group[-1]
         name = f"epoch {first.epoch}" if first is last else f"epochs {first.epoch} to {last.epoch}, each"
@@ -71,7 +73,8 @@ def _estimate(plan: "RunPlan") -> Iterator[str]:
         name = parts[0].name + (f" to {parts[-1].name}, each" if len(parts) > 1 else "")
         yield f"  {_gb(parts[0].num_bytes)}  {name}: {parts[0].formula}"
     each = "6 x parameters" if plan.config.lora is None else "4 x parameters and 2 x trained ones, each"
-    yield f"Work: {known.flops:.3g} FLOPs ({each} x tokens, and attention)"
+    whole = ", of the whole run" if plan.first_step > 1 else ""
+    yield f"Work{whole}: {known.flops:.3g} FLOPs ({each} x tokens, and attention)"
     for hours in known.hours:
         yield (
             f"  about {_hours(hours.hours)} on {plan.config.num_ranks} x {hours.gpu}, an estimate: "

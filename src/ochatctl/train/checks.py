@@ -1,6 +1,7 @@
 """What can be checked of a model, a data set and an output folder before a run starts."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,21 @@ from ochatctl.errors import ConfigError, MissingExtra, UsageProblem
 from ochatctl.extras import has
 from ochatctl.files import read_json
 from ochatctl.hub import adapter_base
-from ochatctl.train.config import RUN_FILE
 from ochatctl.train.request import TrainRequest
 from ochatctl.train.rope import chosen_scaling, extended_context
 from ochatctl.train.spec import RopeScaling, read_rope_scaling
 
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+# Another node may have been here first.
+_OF_A_RUN = re.compile(r"run(\.node\d+)?\.json|ep_.*")
 
 
 def check_out(request: TrainRequest, out: Path) -> None:
     """Refuse an output folder that is no run of ours; what a run of ours holds is `choose_resume`'s matter."""
     if out.exists() and not out.is_dir():
         raise UsageProblem(f"`{out}` is a file", hint=request.command(out=Path("DIR")))
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    is_run = RUN_FILE in names or any(name.startswith("ep_") for name in names)
-    if names and not is_run and not request.yes:
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")} if out.is_dir() else set()
+    if names and not any(map(_OF_A_RUN.fullmatch, names)) and not request.yes:
         raise UsageProblem(f"`{out}` exists and is not a run of ours", hint=request.command(yes=True))
 
 

@@ -46,7 +46,8 @@ def choose_resume(request: TrainRequest, config: TrainConfig, notes: list[str]) 
             raise UsageProblem(f"`{out}` holds `{saved[-1]}` of an earlier run", hint=request.command(**_ANEW))
         return Choice(config=config)
     if not saved:
-        notes.append(f"`{out}` holds a run that saved nothing; it starts again from the beginning")
+        if config.node_rank == 0:  # to the others it may be the run that has just begun
+            notes.append(f"`{out}` holds a run that saved nothing; it starts again from the beginning")
         return Choice(config=config)
     point, skipped = last_whole(out)
     notes += skipped
@@ -58,7 +59,8 @@ def choose_resume(request: TrainRequest, config: TrainConfig, notes: list[str]) 
         notes.append(f"`{out}` holds this run, finished; `--resume no --yes` trains anew")
         return Choice(config=config, is_finished=True)
     if point is None:
-        what = "every checkpoint there is damaged" if skipped else "there is no checkpoint to go on from"
+        damage = "; ".join(text.removesuffix("; it is skipped").removesuffix(" and is skipped") for text in skipped)
+        what = f"every checkpoint there is damaged: {damage}" if skipped else "there is no checkpoint to go on from"
         raise DataError(f"`{out}` holds `{saved[-1]}`, and {what}", hint=request.command(**_ANEW))
     return _go_on(config, point, notes)
 
@@ -67,6 +69,12 @@ def _from_path(request: TrainRequest, config: TrainConfig, path: Path, notes: li
     if not path.is_dir():
         raise UsageProblem(
             f"`--resume {path}`: no such checkpoint", hint=f"`auto`, `no`, or a folder `OUT/{RESUME_DIR}/step_N`"
+        )
+    if (path / RESUME_DIR).is_dir():  # a run's folder: the checkpoint is named, lest another one is meant
+        last, _ = last_whole(path)
+        raise UsageProblem(
+            f"`--resume {path}` is a run, not one of its checkpoints",
+            hint=request.command(resume=last.path) if last else f"`{path / RESUME_DIR}` holds no whole one",
         )
     point = open_checkpoint(path)
     old_out = path.parent.parent
@@ -83,8 +91,8 @@ def _go_on(config: TrainConfig, point: ResumePoint, notes: list[str]) -> Choice:
     notes.append(f"going on after step {progress.step} of {point.manifest.num_steps}, from `{point.path}`")
     if point.manifest.ranks != config.num_ranks:
         notes.append(
-            f"on {config.num_ranks} ranks, after {point.manifest.ranks}: dropout, if any, draws other numbers than "
-            "without the interruption"
+            f"on {config.num_ranks} rank{'s' if config.num_ranks > 1 else ''}, after {point.manifest.ranks}: dropout, "
+            "if any, draws other numbers than without the interruption"
         )
     last = progress.segments[-1]
     if (last.bins_per_step, last.bin_tokens) != (config.bins_per_step, config.batch_tokens):

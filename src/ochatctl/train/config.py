@@ -1,5 +1,6 @@
 """What one training run is; `run.json` carries it from the parent process to the ranks."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,13 @@ OptimizerName = Literal["adamw", "adamw8bit"]
 Quantize = Literal["none", "nf4"]
 LoraSave = Literal["adapter", "merged"]
 _EVAL_KEYS = ("eval_every_steps", "eval_every_epochs")
+_PLACE = re.compile(r".+:\d{1,5}")
+# What a key is called where a user asks for it, if that is another name.
+ASKED_AS = {
+    "model_dir": "model", "data_path": "data", "num_epochs": "epochs", "zero_stage": "zero", "recompute": "ac",
+    "dtype": "precision", "batch_tokens": "batch.tokens", "accumulation_steps": "batch.accumulation",
+    "grace_seconds": "grace", "timeout_seconds": "timeout", "num_nodes": "nodes", "rendezvous": "rdzv",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,9 +159,10 @@ class TrainConfig:
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "above 0")
         _require(0 <= self.node_rank < self.num_nodes, "node_rank", self.node_rank, f"below {self.num_nodes} nodes")
-        if self.num_nodes > 1 and ":" not in (self.rendezvous or ""):
+        if self.num_nodes > 1 and not _PLACE.fullmatch(self.rendezvous or ""):
+            given = "" if self.rendezvous is None else f", not `{self.rendezvous}`"
             raise ConfigError(
-                f"`--nodes {self.num_nodes}` needs `--rdzv HOST:PORT`, the same on all nodes",
+                f"`--nodes {self.num_nodes}` needs `--rdzv HOST:PORT`, the same on all nodes{given}",
                 hint="a port of the first node (`--node-rank 0`) that the others can reach",
             )
         _require(self.num_ranks % self.num_nodes == 0, "num_ranks", self.num_ranks, f"a multiple of {self.num_nodes}")
@@ -198,4 +207,4 @@ class TrainConfig:
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise ConfigError(f"`{name}` is `{value}`, not {wanted}")
+        raise ConfigError(f"`{ASKED_AS.get(name, name)}` is `{value}`, not {wanted}")

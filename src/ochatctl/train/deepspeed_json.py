@@ -168,10 +168,13 @@ def _read_accumulation(out: DeepSpeedFile, key: str, value: Any) -> None:
 
 
 def _read_optimizer(out: DeepSpeedFile, key: str, value: Any) -> None:
-    kind = value.get("type") if isinstance(value, dict) else value
-    if kind not in ("Adam", "AdamW"):
-        raise out.refuse(f"{key}.type", kind, "only `AdamW` is supported")
-    params = {name: item for name, item in (value.get("params") or {}).items() if item != _AUTO}
+    table = value if isinstance(value, dict) else {"type": value}
+    if table.get("type") not in ("Adam", "AdamW"):
+        raise out.refuse(f"{key}.type", table.get("type"), "only `AdamW` is supported")
+    given = table.get("params") or {}
+    if not isinstance(given, dict):
+        raise out.refuse(f"{key}.params", given, "not an object")
+    params = {name: item for name, item in given.items() if item != _AUTO}
     if params.pop("adam_w_mode", True) is False:
         raise out.refuse(f"{key}.params.adam_w_mode", False, "weight decay is AdamW's")
     params.pop("torch_adam", None)
@@ -198,16 +201,17 @@ def _read_precision(out: DeepSpeedFile, key: str, value: Any) -> None:
 
 
 def _check_precision(out: DeepSpeedFile, table: Mapping[str, Any]) -> None:
-    def enabled(name: str) -> bool:
-        value = table.get(name)
-        return isinstance(value, dict) and value.get("enabled") is True
+    def enabled(name: str) -> Any:
+        value = table.get(name, {})
+        return value.get("enabled", False) if isinstance(value, dict) else value
 
-    bf16, fp16 = enabled("bf16") or enabled("bfloat16"), enabled("fp16")
-    if bf16 and fp16:
+    bf16, fp16 = (enabled("bf16") or enabled("bfloat16")), enabled("fp16")
+    if bf16 is True and fp16 is True:
         raise ConfigError(f"{out.path}: `bf16` and `fp16` are both enabled")
-    if not bf16:
-        theirs = "fp16" if fp16 else "float32"
-        out.differ("bf16.enabled", False, "the device's choice", f"bfloat16 where a GPU has it, and not {theirs}")
+    if bf16 is True or _AUTO in (bf16, fp16):
+        return
+    key, theirs = ("fp16.enabled", True) if fp16 is True else ("bf16.enabled", False)
+    out.differ(key, theirs, "the device's choice", "bfloat16 where a GPU has it; `precision` sets another")
 
 
 def _read_other(out: DeepSpeedFile, key: str, value: Any) -> None:

@@ -44,6 +44,8 @@ _SHOWN_LOG_LINES = 8
 _TICK_SECONDS = 0.2
 # After a rank has said that it failed, the others have this long to say so too and to end.
 _AFTER_FAILURE_SECONDS = 5.0
+_MODEL_FOLDER = re.compile(r"ep_\d+|\.ep_\d+\..*\.(part|old)")
+_STEP_FOLDER = re.compile(r"step_\d+|\.step_\d+\.part")
 _RANK_LINE = re.compile(r"\[rank(\d+)\]:")
 _ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)
 
@@ -112,7 +114,7 @@ def train(plan: RunPlan, *, on_record: Callable[[Record], None]) -> TrainResult:
     with hold(config.out_dir, saves=True) if is_main else contextlib.nullcontext():
         if is_main:
             if config.resume_from is None:
-                _clear_earlier_run(config.out_dir)
+                clear_earlier_run(config.out_dir)
             remove_unfinished(config.out_dir)
         write_run(run_path(config), config)
         log_path = config.out_dir / (LOG_FILE if is_main else f"train.node{config.node_rank}.log")
@@ -200,10 +202,12 @@ def _environment(config: TrainConfig) -> dict[str, str]:
     return base_environment() | added
 
 
-def _clear_earlier_run(out_dir: Path) -> None:
+def clear_earlier_run(out_dir: Path) -> None:
     """Remove what an earlier run left under names that this one writes; the user has agreed to it by `--yes`."""
-    for path in out_dir.iterdir():
-        if path.is_dir() and re.fullmatch(rf"ep_\d+|\.ep_\d+\..*\.(part|old)|{RESUME_DIR}", path.name):
+    resume_dir = out_dir / RESUME_DIR
+    for path in (*out_dir.iterdir(), *(resume_dir.iterdir() if resume_dir.is_dir() else ())):
+        wanted = _STEP_FOLDER if path.parent == resume_dir else _MODEL_FOLDER
+        if path.is_dir() and wanted.fullmatch(path.name):
             shutil.rmtree(path)
     for name in (METRICS_FILE, BAD_STEPS_FILE):
         (out_dir / name).unlink(missing_ok=True)

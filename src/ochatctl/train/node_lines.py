@@ -3,14 +3,14 @@
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.request import TrainRequest
 
-_PORT = 29500
+PORT = 29500
 
 
 def node_lines(request: TrainRequest) -> tuple[str, ...]:
     """Give the command for each node; none where there is only this one."""
     if request.nodes == 1:
         return ()
-    where = request.rdzv or f"HOST:{_PORT}"
+    where = request.rdzv or f"HOST:{PORT}"
     return tuple(request.command(node_rank=rank, rdzv=where) for rank in range(request.nodes))
 
 
@@ -36,7 +36,7 @@ def slurm_script(request: TrainRequest, config: TrainConfig) -> str:
     return "\n".join(
         [
             *head,
-            'export RDZV="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):' + f'{_PORT}"',
+            'export RDZV="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):' + f'{PORT}"',
             "srun bash -c '" + line.replace("'", "'\\''") + ' --node-rank "$SLURM_NODEID" --rdzv "$RDZV"' + "'",
         ]
     )

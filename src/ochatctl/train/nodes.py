@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from ochatctl.config import to_table
 from ochatctl.errors import ConfigError, EnvironmentProblem
-from ochatctl.train.config import TrainConfig
+from ochatctl.train.config import ASKED_AS, TrainConfig
 from ochatctl.train.ranks import Ranks
 
 # Each node has its own place for these, or makes nothing of them.
@@ -31,7 +31,7 @@ def agree(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     for table in tables:
         changed = [key for key in first if table.get(key) != first[key] and key not in _OWN_KEYS]
         if changed:
-            named = ", ".join(f"`{key}` ({first[key]} and {table.get(key)})" for key in changed)
+            named = ", ".join(f"`{ASKED_AS.get(key, key)}` ({first[key]} and {table.get(key)})" for key in changed)
             raise ConfigError(
                 f"node {table['node_rank']} was started with other values than node 0: {named}",
                 hint="the same flags on every node, but for `--node-rank`",

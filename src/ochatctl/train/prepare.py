@@ -47,7 +47,7 @@ from ochatctl.train.estimate import (
 from ochatctl.train.eval_every import plan_eval
 from ochatctl.train.launch_lines import launcher_argv
 from ochatctl.train.loggers import read_loggers, require_loggers
-from ochatctl.train.node_lines import node_lines, slurm_script
+from ochatctl.train.node_lines import PORT, node_lines, slurm_script
 from ochatctl.train.place import choose_precision, choose_strategy, place
 from ochatctl.train.request import Source, TrainRequest, sources_of
 from ochatctl.train.save_every import read_save_every
@@ -139,6 +139,8 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     dtype = choose_precision(device, gpus() if gpu_memory_gb is None else (), notes, asked=request.precision)
     spread = spread_of(request, strategy=strategy, zero_stage=zero_stage, num_ranks=num_ranks, dtype=dtype, model=size)
     rank_device = find_device(on_cpu=request.cpu, num_ranks=num_ranks // request.nodes, gpu_memory_gb=gpu_memory_gb)
+    # What is said of the step, where no interrupted run has chosen it before.
+    chosen: list[str] = []
     batch = choose_batch(
         request,
         family=family,
@@ -146,16 +148,12 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         num_ranks=num_ranks,
         on_cpu=device == "cpu",
         fits=lambda tokens: size is None or fits(size, spread, rank_device, tokens),
-        notes=notes,
+        notes=chosen,
     )
     spread = choose_recompute(request, size, spread, rank_device, batch.tokens, notes)
-    plan = _first_epoch(request, dataset, batch, num_ranks, notes)
-    supervised = _supervised_tokens(dataset)
-    per_step = supervised / len(plan.steps)
-    if request.compat is not None:
-        # The original counts a step as full, and takes all rows' share of supervised tokens.
-        per_step = supervised / int(dataset.lengths.sum()) * batch.tokens * num_ranks * batch.accumulation
-    lr = _lr(request, family, per_step, notes)
+    plan = _first_epoch(request, dataset, batch, num_ranks, chosen)
+    per_step = _supervised_per_step(request, dataset, plan, batch, num_ranks)
+    lr = _lr(request, family, per_step, chosen)
     config = TrainConfig(
         model_dir=model_dir,
         data_path=data_path,
@@ -186,7 +184,7 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         selfcheck=request.selfcheck,
         num_nodes=request.nodes,
         node_rank=request.node_rank,
-        rendezvous=request.rdzv or ("HOST:PORT" if is_dry_run and request.nodes > 1 else None),
+        rendezvous=request.rdzv or (f"HOST:{PORT}" if is_dry_run and request.nodes > 1 else None),
         seed=request.seed,
         num_threads=max(1, _num_cores() * request.nodes // num_ranks),
         recompute=spread.recompute,
@@ -200,7 +198,18 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
         trust_remote_code=request.trust_remote_code,
         optim=_optim(request, lr),
     )
-    choice = choose_resume(request, config, notes)
+    resumed: list[str] = []
+    choice = choose_resume(request, config, resumed)
+    kept = choice.config
+    if (kept.batch_tokens, kept.accumulation_steps, kept.optim.lr) != (batch.tokens, batch.accumulation, lr):
+        batch = Batch(tokens=kept.batch_tokens, accumulation=kept.accumulation_steps)
+        chosen = [
+            f"as the interrupted run: {num_ranks} x {batch.tokens} tokens a batch, accumulation {batch.accumulation}, "
+            f"learning rate {kept.optim.lr:.3g}"
+        ]
+        plan = _first_epoch(request, dataset, batch, num_ranks, chosen)
+        per_step = _supervised_per_step(request, dataset, plan, batch, num_ranks)
+    notes += chosen + resumed
     saved_bytes = weight_bytes(model_dir) or (size.weights.num_bytes if size else 0)
     num_trained = trained_params(size, spread) if size else saved_bytes // 2
     if config.saves_adapter and size:
@@ -288,6 +297,16 @@ def _first_epoch(request: TrainRequest, dataset: PackedDataset, batch: Batch, nu
     if batch.accumulation > 1:
         notes.append(f"{request.compat} weighs the {batch.accumulation} passes of a step alike; here each token counts")
     return plan
+
+
+def _supervised_per_step(
+    request: TrainRequest, dataset: PackedDataset, plan: Plan, batch: Batch, num_ranks: int
+) -> float:
+    supervised = _supervised_tokens(dataset)
+    if request.compat is None:
+        return supervised / len(plan.steps)
+    # The original counts a step as full, and takes all rows' share of supervised tokens.
+    return supervised / int(dataset.lengths.sum()) * batch.tokens * num_ranks * batch.accumulation
 
 
 def _supervised_tokens(dataset: PackedDataset) -> int:

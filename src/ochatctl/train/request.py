@@ -111,8 +111,10 @@ class TrainRequest:
     base: "Base | None" = field(default=None, metadata=_NO_KEY)
 
     def __post_init__(self) -> None:
-        _at_least_1(self.epochs, "epochs")
-        _at_least_1(self.gpus, "gpus")
+        for name in ("epochs", "gpus", "nodes", "keep", "max_bad_steps"):
+            _at_least_1(getattr(self, name), name)
+        if self.seed < 0:
+            raise ConfigError(f"`seed` is `{self.seed}`, not at least 0")
         if self.lora is not None:
             read_lora(self.lora)
         if self.rope_scaling is not None:

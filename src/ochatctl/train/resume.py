@@ -19,7 +19,7 @@ from typing import Any
 from ochatctl.config import build, to_table
 from ochatctl.errors import ConfigError, DataError
 from ochatctl.files import digest, read_json, write_json
-from ochatctl.train.config import TrainConfig
+from ochatctl.train.config import ASKED_AS, TrainConfig
 from ochatctl.train.course import Progress
 
 FORMAT = "ochatctl-resume"
@@ -163,10 +163,14 @@ def check_config(old: TrainConfig, new: TrainConfig, point: ResumePoint | None) 
             hint=f"the same command with `--gpus {point.manifest.ranks}`; `--strategy fsdp` runs take any number",
         )
     if changed:
-        named = ", ".join(f"`{key}` ({before.get(key)} -> {after.get(key)})" for key in changed)
+        names = {key: ASKED_AS.get(key, key) for key in changed}
+        named = ", ".join(f"`{names[key]}` ({before.get(key)} -> {after.get(key)})" for key in changed)
+        run_dir = point.path.parents[1] if point else new.out_dir
+        anew = "start anew: `--resume no --yes`" if run_dir == new.out_dir else "leave out `--resume`"
+        further = f"`--model {run_dir}/ep_N` trains its model further"
         raise ConfigError(
-            f"the run in `{new.out_dir}` was started with other values: {named}",
-            hint="bring them back, name another `--out`, or start anew: `--resume no --yes`",
+            f"the run in `{run_dir}` was started with other values: {named}",
+            hint=f"bring them back, name another `--out` ({further}), or {anew}",
         )
 
 
