@@ -71,8 +71,8 @@ def test_room_grows_by_one_a_round_and_never_beyond_what_was_asked() -> None:
 def test_nothing_new_starts_before_the_endpoint_wants_it() -> None:
     async def work() -> None:
         pace = Pace(2)
-        pace.busy(0.05)
         started = time.monotonic()
+        pace.busy(0.05)
         async with pace.place():
             assert time.monotonic() - started >= 0.05
 

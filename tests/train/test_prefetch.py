@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from waiting_for_tests import wait_until
 
 from ochatctl.train.prefetch import Prefetch
 
@@ -34,8 +35,9 @@ def test_no_more_than_the_depth_waits_and_closing_ends_the_thread() -> None:
 
     ahead = Prefetch(items(), depth=2)
     assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+    wait_until(lambda: len(made) == 3 + 2 + 1)
     time.sleep(0.05)
-    assert 3 < len(made) <= 3 + 2 + 1
+    assert len(made) == 3 + 2 + 1
     ahead.close()
     assert len(made) < 10
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
@@ -52,15 +54,25 @@ def test_an_error_is_raised_where_its_item_would_be_read() -> None:
 
 
 def test_waiting_counts_and_nothing_else_does() -> None:
+    may_begin, made = threading.Event(), []
+
     def slow() -> Iterator[int]:
+        may_begin.wait()
         for number in range(3):
             time.sleep(0.02)
             yield number
 
+    def quick() -> Iterator[int]:
+        for number in range(3):
+            made.append(number)
+            yield number
+
     with Prefetch(slow()) as ahead:
+        may_begin.set()
         list(ahead)
-        assert ahead.stall_seconds >= 0.05
-    with Prefetch(range(3)) as ahead:
+        assert ahead.stall_seconds >= 0.03
+    with Prefetch(quick()) as ahead:
+        wait_until(lambda: len(made) == 3)
         for _ in ahead:
             time.sleep(0.02)
-        assert ahead.stall_seconds < 0.02
+        assert ahead.stall_seconds < 0.03
