@@ -4,14 +4,20 @@ Labels take only values from fixed sets: nothing that a client sends makes a new
 """
 
 import asyncio
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from ochatctl.serve.queue import QueuedEngine
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 def num_tasks() -> int:
@@ -25,45 +31,55 @@ class Lossy(Protocol):
     num_lost: int
 
 
-class Metrics:
-    """The counters of one application, in a registry of its own."""
+class Durations:
+    """How many took how long."""
+
+    __slots__ = ("_nums", "_sum_seconds")
 
     def __init__(self) -> None:
+        self._nums = [0] * (len(_SECONDS) + 1)
+        self._sum_seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one more."""
+        self._nums[bisect_left(_SECONDS, seconds)] += 1
+        self._sum_seconds += seconds
+
+    def shown(self, name: str, text: str) -> Metric:
+        """Give a histogram."""
+        bounds = (*map(str, _SECONDS), "+Inf")
+        buckets = list(zip(bounds, accumulate(self._nums), strict=True))
+        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum_seconds)
+
+
+class Metrics(Collector):
+    """The counters of one application: plain numbers of the event loop's, put into Prometheus's form when it asks.
+
+    Its own counters, each with a lock, cost a request 3 us instead of 0.6.
+    """
+
+    def __init__(self) -> None:
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._num_prompt_tokens = 0
+        self._num_answer_tokens = 0
+        self._num_running = 0
+        self._whole = Durations()
+        self._first_token = Durations()
+        self._watched: tuple[QueuedEngine, Lossy] | None = None
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "ochatctl_requests",
-            "Requests that were answered or aborted.",
-            ["endpoint", "status"],
-            registry=self._registry,
-        )
-        self._series: dict[tuple[str, int], Counter] = {}
-        self._prompt_tokens = Counter("ochatctl_prompt_tokens", "Tokens of prompts.", registry=self._registry)
-        self._answer_tokens = Counter("ochatctl_answer_tokens", "Tokens drawn.", registry=self._registry)
-        self._running = Gauge("ochatctl_requests_running", "Requests under way.", registry=self._registry)
-        self._seconds = Histogram(
-            "ochatctl_request_seconds", "Time to the end of a request.", buckets=_SECONDS, registry=self._registry
-        )
-        self._first_token = Histogram(
-            "ochatctl_first_token_seconds", "Time to the first token.", buckets=_SECONDS, registry=self._registry
-        )
+        self._registry.register(self)
 
     def watch(self, queued: QueuedEngine, log: Lossy) -> None:
         """Show how many answers run and wait, and how many lines of the request log are lost."""
-        for name, text, read in (
-            ("ochatctl_answers_running", "Answers that the engine is at.", lambda: queued.num_running),
-            ("ochatctl_answers_waiting", "Answers that wait for a slot.", lambda: queued.num_waiting),
-            ("ochatctl_event_loop_tasks", "Tasks of the event loop.", num_tasks),
-            ("ochatctl_log_lines_lost", "Request log lines that found no room.", lambda: log.num_lost),
-        ):
-            Gauge(name, text, registry=self._registry).set_function(read)
+        self._watched = queued, log
 
     def refuse(self, status: int) -> None:
         """Count what was refused before it became a request."""
-        self._count("other", status)
+        self._requests["other", status] += 1
 
     def begin(self) -> None:
         """Count a request that has come in."""
-        self._running.inc()
+        self._num_running += 1
 
     def end(
         self,
@@ -76,21 +92,34 @@ class Metrics:
         num_answer_tokens: int,
     ) -> None:
         """Count a request that is over."""
-        self._running.dec()
-        self._count(endpoint, status)
-        self._seconds.observe(seconds)
-        self._prompt_tokens.inc(num_prompt_tokens)
-        self._answer_tokens.inc(num_answer_tokens)
+        self._num_running -= 1
+        self._requests[endpoint, status] += 1
+        self._whole.add(seconds)
+        self._num_prompt_tokens += num_prompt_tokens
+        self._num_answer_tokens += num_answer_tokens
         if first_token_seconds is not None:
-            self._first_token.observe(first_token_seconds)
-
-    def _count(self, endpoint: str, status: int) -> None:
-        # Looking a series up costs three times what counting does.
-        series = self._series.get((endpoint, status))
-        if series is None:
-            series = self._series[endpoint, status] = self._requests.labels(endpoint, str(status))
-        series.inc()
+            self._first_token.add(first_token_seconds)
 
     def render(self) -> bytes:
         """Give all counters in Prometheus's text form."""
         return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give what there is to count; called by Prometheus's registry."""
+        requests = CounterMetricFamily(
+            "ochatctl_requests", "Requests that were answered or aborted.", labels=["endpoint", "status"]
+        )
+        for (endpoint, status), num in self._requests.items():
+            requests.add_metric([endpoint, str(status)], num)
+        yield requests
+        yield CounterMetricFamily("ochatctl_prompt_tokens", "Tokens of prompts.", self._num_prompt_tokens)
+        yield CounterMetricFamily("ochatctl_answer_tokens", "Tokens drawn.", self._num_answer_tokens)
+        yield GaugeMetricFamily("ochatctl_requests_running", "Requests under way.", self._num_running)
+        yield self._whole.shown("ochatctl_request_seconds", "Time to the end of a request.")
+        yield self._first_token.shown("ochatctl_first_token_seconds", "Time to the first token.")
+        if self._watched is not None:
+            queued, log = self._watched
+            yield GaugeMetricFamily("ochatctl_answers_running", "Answers that the engine is at.", queued.num_running)
+            yield GaugeMetricFamily("ochatctl_answers_waiting", "Answers that wait for a slot.", queued.num_waiting)
+            yield GaugeMetricFamily("ochatctl_event_loop_tasks", "Tasks of the event loop.", num_tasks())
+            yield GaugeMetricFamily("ochatctl_log_lines_lost", "Request log lines that found no room.", log.num_lost)
