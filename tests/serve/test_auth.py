@@ -63,10 +63,24 @@ def test_two_keys_at_once_are_none(served: Served) -> None:
     assert httpx.get(served.base_url + "/v1/models", headers=headers).status_code == 401
 
 
-@pytest.mark.parametrize("value", ["Bearer sk-1", "bearer sk-2", "BEARER sk-1"])
+@pytest.mark.parametrize("value", ["Bearer sk-1", "bearer sk-2", "BEARER sk-1", "Bearer   sk-1"])
 def test_any_known_key_opens(served: Served, value: str) -> None:
     response = httpx.post(served.base_url + "/v1/chat/completions", json=BODY, headers={"authorization": value})
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "an API key is needed: `Authorization: Bearer KEY`"),
+        ("Bearer sk-3", "the API key is wrong"),
+        ("sk-1", "`Authorization` is not as it must be; an API key is needed: `Authorization: Bearer KEY`"),
+        ("Basic c2s6", "`Authorization` is not as it must be; an API key is needed: `Authorization: Bearer KEY`"),
+    ],
+)
+def test_a_401_says_whether_the_key_or_its_header_is_wrong(served: Served, value: str | None, says: str) -> None:
+    headers = {} if value is None else {"authorization": value}
+    assert httpx.get(served.base_url + "/v1/models", headers=headers).json()["error"]["message"] == says
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/ready"])

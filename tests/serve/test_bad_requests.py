@@ -342,6 +342,11 @@ def test_a_wrong_address_or_kind_is_said_in_the_same_words(
         assert response.headers["allow"]
 
 
+def test_an_encoding_that_is_none_is_none(client: httpx.Client) -> None:
+    headers = JSON | {"content-encoding": "Identity"}
+    assert client.post("/v1/chat/completions", json=BASE, headers=headers).status_code == 200
+
+
 def test_a_client_that_sends_all_of_a_body_that_is_too_large_hears_why(served: Served) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(1_000):

@@ -58,6 +58,8 @@ _STREAM_HEADERS = (
     # nginx would gather the events of a stream.
     (b"x-accel-buffering", b"no"),
 )
+# What a page of another origin may read beside the body; without a word, browsers keep it from them.
+_TOLD_HEADERS = ("x-request-id", "retry-after", "x-ochatctl-warning")
 
 
 def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: AppConfig) -> Starlette:
@@ -98,6 +100,7 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
                 allow_methods=cors.methods,
                 allow_headers=cors.headers,
                 allow_credentials=cors.credentials,
+                expose_headers=_TOLD_HEADERS,
             )
         )
     middleware += [

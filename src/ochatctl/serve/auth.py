@@ -38,15 +38,21 @@ class KeyAuth:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        message = "the API key is wrong" if given else "an API key is needed: `Authorization: Bearer KEY`"
+        message = "an API key is needed: `Authorization: Bearer KEY`"
+        if given:
+            is_bearer = len(given) == 1 and _key(given[0]) is not None
+            message = "the API key is wrong" if is_bearer else f"`Authorization` is not as it must be; {message}"
         record_of(scope).error = "invalid_api_key"
         await error_response(RequestError(401, message, code="invalid_api_key", headers=_CHALLENGE))(
             scope, receive, send
         )
 
     def _caller(self, given: list[bytes]) -> str | None:
-        if len(given) != 1:
-            return None
-        scheme, _, key = given[0].partition(b" ")
-        name = self._keys.name_of(key)
-        return name if scheme.lower() == b"bearer" else None
+        key = _key(given[0]) if len(given) == 1 else None
+        return None if key is None else self._keys.name_of(key)
+
+
+def _key(authorization: bytes) -> bytes | None:
+    """Give the key of a header, or None where it holds none."""
+    scheme, _, key = authorization.partition(b" ")
+    return key.strip(b" ") or None if scheme.lower() == b"bearer" else None

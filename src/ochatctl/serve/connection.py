@@ -4,6 +4,7 @@ uvicorn's own limits are h11's, and do nothing under httptools, which it prefers
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from ochatctl.serve.protocol import RequestError, error_body
 # Told of each request that was refused before it became one: the client's address and the fault.
 OnRefused = Callable[[str, RequestError], None]
 
+# uvicorn warns of strangers' garbage too, a line each beside the one that the request log has. Its errors are faults.
+_logger = logging.getLogger("uvicorn.error.connection")
+_logger.setLevel(logging.ERROR)
 _MALFORMED = RequestError(400, "this is not HTTP/1.1", code="invalid_http")
 
 
@@ -43,6 +47,7 @@ class Connection(HttpToolsProtocol):
     _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        self.logger = _logger
         super().connection_made(transport)
         if len(self.connections) > self.limits.max_connections:
             self._refuse(RequestError(503, "the server has too many connections", code="too_many_connections"))

@@ -23,9 +23,13 @@ async def read_json_body(scope: Scope, receive: Receive, *, max_bytes: int, time
     headers = dict(scope["headers"])
     # A page of another origin may send text or a form without asking first, but not JSON.
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if kind != b"application/json" or headers.get(b"content-encoding", b"identity") != b"identity":
+    if kind != b"application/json":
         raise RequestError(
-            415, "the body must be plain JSON, with `Content-Type: application/json`", code="unsupported_media_type"
+            415, "the body must be JSON, with `Content-Type: application/json`", code="unsupported_media_type"
+        )
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise RequestError(
+            415, "the body must be sent as it is, without `Content-Encoding`", code="unsupported_media_type"
         )
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > max_bytes:
