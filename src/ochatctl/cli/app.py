@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -31,9 +32,21 @@ class OchatGroup(CommandGroup):
             raise typer.Exit(0) from None
 
 
+class RootGroup(OchatGroup):
+    """All commands, in the order in which they are met."""
+
+    chapters: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Begin": ("quickstart", "doctor"),
+        "Prepare a base model and chats": ("make-base", "add-eot", "families", "data", "tokens"),
+        "Train": ("train", "presets", "plot", "merge", "push"),
+        "Serve and talk": ("serve", "keys", "chat"),
+        "Measure": ("bench",),
+    }
+
+
 app = typer.Typer(
     name="ochatctl",
-    cls=OchatGroup,
+    cls=RootGroup,
     help="Turn chats into a served chat model.\n\nStart with `ochatctl quickstart`: the whole chain, on this machine.",
     epilog=output.examples("ochatctl quickstart", "ochatctl doctor", "ochatctl serve --model DIR"),
     no_args_is_help=True,

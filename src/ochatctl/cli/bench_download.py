@@ -21,7 +21,7 @@ _EXAMPLES = (
 
 _Names = Annotated[
     list[str],
-    typer.Argument(metavar="NAME...|suite", help="Those that `bench list` names; `suite`: all of `bench suite`."),
+    typer.Argument(metavar="NAME|suite", help="Those that `bench list` names; `suite`: all of `bench suite`."),
 ]
 _From = Annotated[
     Path | None,

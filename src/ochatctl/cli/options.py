@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from ochatctl.cli.help import HelpGroup, HelpText, help_record
+
 Model = Annotated[
     str, typer.Option("--model", metavar="DIR|HUB_ID", help="A model folder, or a hub id `owner/name[@revision]`.")
 ]
@@ -79,24 +81,11 @@ def typed_flags(ctx: typer.Context, *, but: Collection[str]) -> dict[str, Any]:
     return typed
 
 
-# Longer than any sentence of a help.
-_LONGEST_SENTENCE = 400
+class CommandGroup(HelpGroup, TyperGroup):
+    """A group of commands."""
 
 
-class CommandGroup(TyperGroup):
-    """A group whose help says what each command does in a whole sentence: Typer cuts it off at the end of the line."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl([
-                (name, command.get_short_help_str(limit=_LONGEST_SENTENCE))
-                for name, command in commands
-                if command is not None and not command.hidden
-            ])  # fmt: skip
-
-
-class OchatCommand(TyperCommand):
+class OchatCommand(HelpText, TyperCommand):
     """Lets a list option take several values, or none: `--api-keys sk-1 sk-2 --port 1`.
 
     Only on commands without positionals, where a bare word can belong to nothing else.
@@ -114,15 +103,16 @@ class OchatCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options under their headings; those without one are the same everywhere, and come last."""
         own = {name: heading for heading, names in self.headings.items() for name in names}
-        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in self.headings}
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in ("Arguments", *self.headings)}
         for param in self.get_params(ctx):
             usual = "Arguments" if param.param_type_name == "argument" else "Options"
-            record = param.get_help_record(ctx)
+            record = help_record(param, ctx)
             if record is not None:
                 sections.setdefault(own.get(param.name or "", usual), []).append(record)
         for heading, records in sections.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
     def _repeat_list_options(self, args: list[str]) -> list[str]:
         lists = {

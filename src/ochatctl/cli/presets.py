@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ochatctl.cli.options import Json
+from ochatctl.cli.options import Json, OchatCommand
 from ochatctl.cli.output import Output, examples
 from ochatctl.presets import Preset, load_preset, names
 
@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         "presets",
+        cls=OchatCommand,
         epilog=examples(
             "ochatctl presets",
             "ochatctl presets lora > mine.toml",

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def tokens(
     model: Model,
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="A user message.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="A user message.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Conversations, one JSON object a line.")] = None,
     family: MaybeFamily = None,
     inference: Annotated[bool, typer.Option("--inference", help="End where the model is to go on.")] = False,
