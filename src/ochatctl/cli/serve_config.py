@@ -23,7 +23,7 @@ def build_config(flags: Mapping[str, Any], note: Callable[[str], None]) -> "Serv
     """Give what the command is to do. `flags` are its parameters by name.
 
     Raises:
-        UsageProblem: no model, or a list that cannot be read.
+        UsageProblem: no model, keys that are none, or a list that cannot be read.
     """
     from ochatctl.engine.adapters import read_adapter_flags
     from ochatctl.engine.load import LoadConfig, read_engine_args
@@ -31,6 +31,10 @@ def build_config(flags: Mapping[str, Any], note: Callable[[str], None]) -> "Serv
 
     if flags["model"] is None and flags["engine"] != "echo":
         raise UsageProblem("`--model` is missing", hint="ochatctl serve --model openchat/openchat_v3.2_super")
+    api_keys = _names(flags["api_keys"])
+    if flags["api_keys"] and not api_keys and not flags["no_auth"]:
+        # Most likely a variable that is not set; a gateway on this machine would let everybody through.
+        raise UsageProblem("`--api-keys` holds no key", hint="leave it out, or: ochatctl serve --no-auth")
     if flags["engine_use_ray"]:
         note("`--engine-use-ray` is not needed any more: the engine runs in a process of its own anyhow")
     load = LoadConfig(
@@ -47,7 +51,7 @@ def build_config(flags: Mapping[str, Any], note: Callable[[str], None]) -> "Serv
             "host", "port", "api_keys_file", "no_auth", "root_path", "forwarded_allow_ips", "stream_period",
         )),
         load=load,
-        api_keys=_names(flags["api_keys"]),
+        api_keys=api_keys,
         web=not flags["no_web"],
         tls=TlsConfig(certfile=flags["ssl_certfile"], keyfile=flags["ssl_keyfile"]),
         served_model_names=_names(flags["served_model_name"]),

@@ -3,8 +3,10 @@
 in: keys as given and a keys file, out: the name of who calls
 """
 
+import contextlib
 import hashlib
 import hmac
+import os
 import re
 import secrets
 import time
@@ -13,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ochatctl.errors import ConfigError, DataError, UsageProblem
+from ochatctl.errors import ConfigError, DataError, EnvironmentProblem, UsageProblem
 from ochatctl.files import atomic_file, read_json, write_json
 
 _FORMAT = "ochatctl-keys"
@@ -39,10 +41,11 @@ def new_key(path: Path, name: str) -> str:
     Raises:
         UsageProblem: the name is taken, or none.
         DataError: the file is no keys file.
+        EnvironmentProblem: it cannot be written.
     """
     if not _NAME.fullmatch(name):
         raise UsageProblem(f"`--name {name}` is not {_NAME_RULE}", hint=f"ochatctl keys new --name alice --file {path}")
-    keys = read_keys(path) if path.exists() else ()
+    keys = read_keys(path) if os.path.exists(path) else ()  # no fault where a folder on the way may not be entered
     if any(each.name == name for each in keys):
         raise UsageProblem(
             f"{path}: there is a key `{name}` already", hint=f"ochatctl keys revoke --name {name} --file {path}"
@@ -59,6 +62,7 @@ def revoke_key(path: Path, name: str) -> None:
     Raises:
         UsageProblem: there is none of this name.
         DataError: the file is no keys file.
+        EnvironmentProblem: it cannot be written.
     """
     keys = read_keys(path)
     left = tuple(each for each in keys if each.name != name)
@@ -73,15 +77,15 @@ def read_keys(path: Path) -> tuple[StoredKey, ...]:
     Raises:
         DataError: missing, not readable, malformed, or of a newer version.
     """
-    hint = f"ochatctl keys new --name alice --file {path}"
-    if not path.exists():
-        raise DataError(f"{path}: no such file", hint=hint)
     try:
+        path.stat()
         table = read_json(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file", hint=f"ochatctl keys new --name alice --file {path}") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}", hint=f"ls -l {path}") from error
     if not isinstance(table, dict) or table.get("format") != _FORMAT:
-        raise DataError(f"{path}: not a keys file", hint=hint)
+        raise DataError(f"{path}: not a keys file", hint="ochatctl keys new --name alice --file keys.json")
     if not isinstance(table.get("version"), int) or table["version"] > _VERSION:
         raise DataError(f"{path}: version {table.get('version')}, and this ochatctl reads up to {_VERSION}")
     return tuple(_stored(table.get("keys"), path))
@@ -158,7 +162,17 @@ def _stored(items: Any, path: Path) -> Iterator[StoredKey]:
 
 
 def _write(path: Path, keys: tuple[StoredKey, ...]) -> None:
+    """Write a file that only its owner reads; one that is there keeps its owner and mode, for a server reads it."""
     table = {"format": _FORMAT, "version": _VERSION, "keys": [asdict(key) for key in keys]}
-    with atomic_file(path) as part:
-        write_json(part, table)
-        part.chmod(0o600)
+    try:
+        old = path.stat() if path.exists() else None
+        with atomic_file(path) as part:
+            write_json(part, table)
+            part.chmod(0o600 if old is None else old.st_mode & 0o777)
+            if old is not None and hasattr(os, "chown"):  # Windows has none
+                with contextlib.suppress(PermissionError):  # who is not root can give nothing away
+                    os.chown(part, old.st_uid, old.st_gid)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{path}: cannot be written: {error.strerror}", hint="choose another `--file`, or write it as its owner"
+        ) from error
