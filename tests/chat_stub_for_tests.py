@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from waiting_for_tests import wait_until
+
 MODEL = "stub-model"
 
 
@@ -19,7 +21,9 @@ class Stub:
     """What the endpoint does, and what it was asked.
 
     `faults` are what the first requests of a question meet, one each: a status, `garbage`, `shape`, `hang`, or
-    `say:TEXT`, an answer that was not expected. `refuses` are parameters that are a 400.
+    `say:TEXT`, an answer that was not expected. `refuses` are parameters that are a 400. The first requests wait for
+    each other until `together` of them are here. After `most_answers` all others hang, so that whoever asks is in the
+    middle of it for as long as a test likes.
     """
 
     base_url: str = ""
@@ -28,6 +32,8 @@ class Stub:
     logprobs: dict[str, float] | None = None
     calls_itself: str = ""
     delay_seconds: float = 0.0
+    together: int = 1
+    most_answers: int | None = None
     faults: dict[str, list[int | str]] = field(default_factory=dict)
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -37,6 +43,8 @@ class Stub:
 
     num_running: int = 0
     most_at_once: int = 0
+    num_answered: int = 0
+    num_held: int = 0
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
@@ -48,6 +56,14 @@ class Stub:
         finally:
             with self.lock:
                 self.num_running -= 1
+
+    def is_spent(self) -> bool:
+        """Tell whether this request is one too many, and count it."""
+        with self.lock:
+            is_spent = self.most_answers is not None and self.num_answered >= self.most_answers
+            self.num_held += is_spent
+            self.num_answered += not is_spent
+            return is_spent
 
     def fault(self, question: str) -> int | str | None:
         with self.lock:
@@ -92,10 +108,11 @@ def chat_stub(**settings: Any) -> Iterator[Stub]:
                 self._send(200, b"<html>not JSON</html>")
             elif fault == "shape":
                 self._send(200, {"choices": []})
-            elif fault == "hang":
-                stub.released.wait(20)
+            elif fault == "hang" or stub.is_spent():
+                stub.released.wait(60)
             else:
                 with stub.counted():
+                    wait_until(lambda: stub.most_at_once >= stub.together)
                     time.sleep(stub.delay_seconds)
                 text = fault.removeprefix("say:") if fault is not None else stub.says(question)
                 choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}

@@ -99,9 +99,9 @@ def test_what_passes_within_the_retries_leaves_no_row(tmp_path: Path) -> None:
 
 def test_a_request_that_hangs_ends_at_the_deadline(tmp_path: Path) -> None:
     with chat_stub(faults={"question 0": ["hang"]}) as stub:
-        journal = ask(tmp_path / "j.jsonl", questions(3), http(stub), deadline_seconds=0.5)
+        journal = ask(tmp_path / "j.jsonl", questions(3), http(stub), deadline_seconds=1.5)
     errors = {record.id: record.error for record in journal.records if record.error}
-    assert errors == {"q:0": "RemoteError: no answer within 0.5 seconds"}
+    assert errors == {"q:0": "RemoteError: no answer within 1.5 seconds"}
 
 
 def test_an_endpoint_that_is_down_ends_the_run_instead_of_failing_every_question(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_question_that_does_not_fit_is_its_own_fault_alone(tmp_path: Path) -> 
 
 
 def test_no_more_than_the_concurrency_are_asked_at_once(tmp_path: Path) -> None:
-    with chat_stub(delay_seconds=0.02) as stub:
+    with chat_stub(delay_seconds=0.02, together=6) as stub:
         ask(tmp_path / "j.jsonl", questions(24), http(stub), concurrency=6)
         assert stub.most_at_once == 6
 

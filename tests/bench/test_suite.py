@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from chat_stub_for_tests import Stub, answer_to, chat_stub
+from waiting_for_tests import wait_until
 
 from ochatctl.bench.report import Report, Timing
+from ochatctl.bench.results import read_result
 from ochatctl.bench.run import RunConfig
 from ochatctl.bench.suite import run_suite
+from ochatctl.bench.summary import summarise
 from ochatctl.bench.target import Endpoint
 from ochatctl.bench.task import read_task
 from ochatctl.cli.output import Output
@@ -60,6 +62,24 @@ def test_a_report_counts_what_the_endpoint_said(tasks: Path, tmp_path: Path) -> 
     assert written["overall"]["num_right"] == num_right
 
 
+@pytest.mark.parametrize("subset", [None, 12])
+def test_what_is_shown_is_what_the_report_says(tasks: Path, tmp_path: Path, subset: int | None) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps({"question": f"{i}?", "label": "no"}) + "\n" for i in range(3)))
+    with chat_stub() as stub:
+        report = run_suite([tasks, few], config(stub, tmp_path / "out"), QUIET, subset=subset)
+    summary = summarise(read_result(tmp_path / "out"))
+    pairs = list(zip((report.overall, *report.tasks), (summary.overall, *summary.groups), strict=True))
+    assert len(pairs) == 3
+    for line, part in pairs:
+        shown = part.estimate
+        assert (shown.value, shown.standard_error) == (line.score, line.standard_error)
+        assert (shown.low, shown.high) == line.interval
+    # Of 24 and 3 questions 12 are drawn as 10 and 2: alike they would weigh otherwise.
+    is_alike = report.overall.score == report.overall.num_right / report.overall.num_items
+    assert is_alike == (subset is None)
+
+
 def test_a_misbehaving_endpoint_ends_in_the_same_scores(tasks: Path, tmp_path: Path) -> None:
     faults: dict[str, list[int | str]] = {
         "number 3?": [429],
@@ -85,21 +105,23 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one(tasks: Path, tmp_path:
     out, concurrency = tmp_path / "out", 3
     with chat_stub() as stub:
         whole = run_suite([tasks], config(stub, tmp_path / "whole"), QUIET)
-    with chat_stub(delay_seconds=0.03) as stub:
+    # It can get no further before it is killed.
+    with chat_stub(most_answers=num_lines + 2) as stub:
         command = [sys.executable, "-m", "ochatctl", "bench", "suite", "--tasks", str(tasks), "--out", str(out)]
         command += ["--base-url", stub.base_url, "--max-tokens", "32", "--concurrency", str(concurrency)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            wait_for_lines(out / "journal.jsonl", 1 + num_lines, process)
+            wait_until(lambda: process.poll() is not None or lines_in(out / "journal.jsonl") >= 1 + num_lines)
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
         kept = (out / "journal.jsonl").read_bytes().count(b"\n") - 1
-        assert num_lines <= kept < NUM_QUESTIONS
+        assert num_lines <= kept <= num_lines + 2 < NUM_QUESTIONS
         # What a kill in the middle of a write leaves.
         with (out / "journal.jsonl").open("ab") as journal:
             journal.write(b'{"id": "mine:24", "te')
-        stub.delay_seconds = 0
+        stub.most_answers = None
         resumed = run_suite([tasks], config(stub, out, concurrency=concurrency), QUIET)
         num_asked_twice = sum(count - 1 for count in stub.num_asked.values())
     assert scores(resumed) == scores(whole)
@@ -148,9 +170,5 @@ def test_two_tasks_of_one_name_are_refused(tasks: Path, tmp_path: Path) -> None:
         run_suite([tasks, tasks], config(stub, tmp_path / "out"), QUIET)
 
 
-def wait_for_lines(path: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while not path.is_file() or path.read_bytes().count(b"\n") < count:
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def lines_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
