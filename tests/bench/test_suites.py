@@ -228,7 +228,7 @@ def test_a_subset_is_asked_and_estimates_the_whole(tmp_path: Path) -> None:
     with chat_stub() as stub:
         config = RunConfig(target=Endpoint(base_url=stub.base_url), out_dir=tmp_path / "out", concurrency=2)
         small = run_suite(["openchat"], config, QUIET, subset=2)
-        assert "drawn: `report.json` has the score" in read_result(small.journal.parent).notes[0]
+        assert "7 of 7 questions, drawn" in read_result(small.journal.parent).notes[0]
         assert small.is_subset
         assert len(stub.requests) == small.overall.num_items == small.overall.num_full == 7
         stops = {len(request.get("stop", [])) for request in stub.requests}

@@ -53,6 +53,63 @@ def test_parts_add_up() -> None:
     assert summarise(replace(RESULT, questions=RESULT.questions[-1:] + RESULT.questions[2:3])).overall.num_errors == 1
 
 
+def test_a_turn_counts_only_what_it_lacks_itself() -> None:
+    first, second = summarise(RESULT).turns
+    assert (first.num_unreadable, first.num_errors) == (0, 1)
+    assert (second.num_unreadable, second.num_errors) == (1, 1)
+
+
+def answered(flags: dict[str, str], full_sizes: dict[str, int] | None = None) -> Result:
+    """Give a graded run: of each task its answers, `+` is right, `-` is wrong and `?` was not answered."""
+    return Result(
+        suite="suite",
+        model="ours",
+        measure="accuracy",
+        unit="ratio",
+        full_sizes=full_sizes or {},
+        questions=tuple(
+            Question(
+                id=f"{task}:{number}",
+                group=task,
+                scores={} if flag == "?" else {"1": float(flag == "+")},
+                status="error" if flag == "?" else "scored",
+            )
+            for task, text in flags.items()
+            for number, flag in enumerate(text, start=1)
+        ),
+    )
+
+
+def test_tasks_of_a_drawn_subset_weigh_as_many_questions_as_they_have() -> None:
+    flags, sizes = {"large": "+++-", "small": "--?"}, {"large": 900, "small": 100}
+    drawn, whole = answered(flags, sizes), answered(flags)
+    assert summarise(drawn).overall.estimate.value == pytest.approx(0.9 * 0.75)
+    assert summarise(whole).overall.estimate.value == pytest.approx(3 / 6)
+    assert summarise(drawn).overall.num_errors == 1
+    # None right of a few is not certain: the interval is no single point.
+    assert summarise(drawn).groups[1].estimate.high != 0
+    better = answered({"large": "++++", "small": "--?"}, sizes)
+    found = compare(drawn, better).overall
+    assert (found.first, found.second) == (
+        summarise(drawn).overall.estimate.value,
+        summarise(better).overall.estimate.value,
+    )
+    assert found.value == pytest.approx(0.9 * 0.25)
+    # Beside a run of all questions the ones that both have stand for as many.
+    assert compare(whole, better).overall.value == pytest.approx(0.9 * 0.25)
+
+
+def test_suites_of_several_tasks_have_a_line_of_their_own() -> None:
+    flags = {"bbh/navigate": "+-", "bbh/snarks": "++", "gsm8k": "--", "agieval/lsat": "+", "agieval/sat": "-"}
+    summary = summarise(answered(flags))
+    assert [(part.name, part.estimate.value) for part in summary.suites] == [("bbh", 0.75), ("agieval", 0.5)]
+    assert [part.name for part in summary.at_a_glance] == ["bbh", "gsm8k", "agieval"]
+    assert [part.name for part in summary.groups] == list(flags)
+    found = compare(answered(flags), answered(flags | {"bbh/snarks": "--"}))
+    assert {name: one and one.value for name, one in found.suites.items()} == {"bbh": -0.5, "agieval": 0}
+    assert summarise(answered({"bbh/navigate": "+-", "bbh/snarks": "++"})).suites == ()
+
+
 def test_a_comparison_is_question_by_question() -> None:
     better = replace(
         RESULT,

@@ -51,8 +51,8 @@ def full(unit: str) -> float:
 
 
 def radar(summaries: Sequence[Summary]) -> Radar | None:
-    """Give a radar over the groups of the first summary; fewer than three make none."""
-    names = [part.name for part in summaries[0].groups]
+    """Give a radar over the suites or groups of the first summary; fewer than three make none."""
+    names = [part.name for part in summaries[0].at_a_glance]
     if len(names) < 3:
         return None
     turns = [_direction(index, len(names)) for index in range(len(names))]
@@ -104,5 +104,5 @@ def _points(turns: Sequence[tuple[float, float]], shares: Sequence[float]) -> st
 
 
 def _share(summary: Summary, name: str) -> float:
-    value = next((part.estimate.value for part in summary.groups if part.name == name), None)
+    value = next((part.estimate.value for part in summary.at_a_glance if part.name == name), None)
     return _percent(value or 0.0, summary.unit) / 100

@@ -24,18 +24,19 @@ _TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def rows(summary: Summary) -> list[tuple[str, ...]]:
-    """Give a summary's lines as a person reads them: over all, by turn, by category or task."""
+    """Give a summary's lines as a person reads them: over all, by turn, by suite, by category or task."""
     return [_row(part, summary.unit) for part in _parts(summary)]
 
 
 def difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Give the lines of two runs side by side, with their paired differences: over all, then by group."""
+    """Give the lines of two runs side by side, with their paired differences: over all, by suite, by group."""
     first, second = comparison.first, comparison.second
-    named = {part.name: part for part in second.groups}
-    lines = [_difference_row(first.overall, second.overall, comparison.overall, first.unit)]
+    named = {part.name: part for part in (*second.suites, *second.groups)}
+    found = comparison.suites | comparison.groups
     groups = first.groups if len(first.groups) > 1 else ()
-    return lines + [
-        _difference_row(part, named.get(part.name), comparison.groups[part.name], first.unit) for part in groups
+    return [
+        _difference_row(first.overall, second.overall, comparison.overall, first.unit),
+        *(_difference_row(one, named.get(one.name), found[one.name], first.unit) for one in (*first.suites, *groups)),
     ]
 
 
@@ -145,7 +146,8 @@ def _page_data(result: Result) -> dict[str, Any]:
 
 
 def _parts(summary: Summary) -> tuple[Part, ...]:
-    return (summary.overall, *summary.turns, *(summary.groups if len(summary.groups) > 1 else ()))
+    groups = summary.groups if len(summary.groups) > 1 else ()
+    return (summary.overall, *summary.turns, *summary.suites, *groups)
 
 
 def _row(part: Part, unit: str) -> tuple[str, ...]:

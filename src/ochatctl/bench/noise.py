@@ -66,13 +66,16 @@ def estimate(scores: Scores) -> Estimate:
     return Estimate(value=value, standard_error=float(drawn.std(ddof=1)), low=low, high=high, num_questions=len(sums))
 
 
-def difference(first: Scores, second: Scores) -> Difference | None:
-    """Give `second - first` over the scores of the questions that both have; None where they share fewer than two."""
+def difference(first: Scores, second: Scores, weights: Mapping[str, float] | None = None) -> Difference | None:
+    """Give `second - first` over the scores of the questions that both have; None where they share fewer than two.
+
+    `weights` say how many questions each of a drawn subset stands for; without, all count alike.
+    """
     both = [key for key in first if first[key] and second.get(key) and len(first[key]) == len(second[key])]
     if len(both) < 2:
         return None
-    sums_1, counts = _sums({key: first[key] for key in both})
-    sums_2, _ = _sums({key: second[key] for key in both})
+    sums_1, counts = _sums({key: first[key] for key in both}, weights)
+    sums_2, _ = _sums({key: second[key] for key in both}, weights)
     drawn = _drawn_means(sums_2 - sums_1, counts)
     low, high = _interval(drawn)
     num_all = len({key for scores in (first, second) for key, values in scores.items() if values})
@@ -88,11 +91,17 @@ def difference(first: Scores, second: Scores) -> Difference | None:
     )
 
 
-def _sums(scores: Scores) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
+def _sums(
+    scores: Scores, weights: Mapping[str, float] | None = None
+) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
+    """Give of each question that has a score the sum of its scores and their number, each times its weight."""
     import numpy as np
 
-    kept = [values for values in scores.values() if values]
-    return np.array([sum(values) for values in kept], dtype=float), np.array([len(v) for v in kept], dtype=float)
+    kept = {key: values for key, values in scores.items() if values}
+    weight = np.array([(weights or {}).get(key, 1.0) for key in kept], dtype=float)
+    sums = np.array([sum(values) for values in kept.values()], dtype=float)
+    counts = np.array([len(values) for values in kept.values()], dtype=float)
+    return sums * weight, counts * weight
 
 
 def _drawn_means(sums: "NDArray[np.float64]", counts: "NDArray[np.float64]") -> "NDArray[np.float64]":

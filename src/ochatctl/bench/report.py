@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ochatctl.bench.accuracy import Accuracy, Stratum, accuracy
 from ochatctl.bench.answers_compat import NAME as COMPAT
 from ochatctl.bench.journal import Record
-from ochatctl.bench.subset import Estimate, Stratum, pooled, stratified
 from ochatctl.bench.task import Score, Task, grade
 
 FORMAT = "ochatctl.bench.report"
@@ -136,7 +136,7 @@ def _line(name: str, graded: Sequence[_Graded], *, is_subset: bool) -> TaskRepor
     num_right = sum(score.right for score in scores)
     num_unmatched = sum(not score.answer.matched for score in scores)
     right = {one.task.name: [score.right for score in one.scores] for one in graded}
-    estimate = _estimate(graded, right, is_subset=is_subset)
+    found = _accuracy(graded, right, is_subset=is_subset)
     means = [sum(flags) / len(flags) for flags in right.values() if flags]
     return TaskReport(
         task=name,
@@ -147,9 +147,9 @@ def _line(name: str, graded: Sequence[_Graded], *, is_subset: bool) -> TaskRepor
         num_unmatched=num_unmatched,
         num_errors=sum(record.text is None for record in records),
         num_unasked=num_items - len(records),
-        score=estimate.score,
-        standard_error=estimate.standard_error,
-        interval=estimate.interval,
+        score=found.score,
+        standard_error=found.standard_error,
+        interval=found.interval,
         mean_of_tasks=sum(means) / len(means) if means else None,
         compat=_compat(graded, is_subset=is_subset),
         num_prompt_tokens=sum(record.num_prompt_tokens for record in records),
@@ -157,20 +157,12 @@ def _line(name: str, graded: Sequence[_Graded], *, is_subset: bool) -> TaskRepor
     )
 
 
-def _estimate(graded: Sequence[_Graded], right: Mapping[str, Sequence[bool]], *, is_subset: bool) -> Estimate:
-    if not is_subset:
-        flags = [flag for one in right.values() for flag in one]
-        return pooled(sum(flags), len(flags))
-    return stratified(
-        {
-            one.task.name: Stratum(
-                num_items=one.num_full,
-                num_answered=len(right[one.task.name]),
-                num_right=sum(right[one.task.name]),
-            )
-            for one in graded
-        }
-    )
+def _accuracy(graded: Sequence[_Graded], right: Mapping[str, Sequence[bool]], *, is_subset: bool) -> Accuracy:
+    strata = [
+        Stratum(num_items=one.num_full, num_answered=len(right[one.task.name]), num_right=sum(right[one.task.name]))
+        for one in graded
+    ]
+    return accuracy(strata, is_subset=is_subset)
 
 
 def _compat(graded: Sequence[_Graded], *, is_subset: bool) -> CompatColumn | None:
@@ -179,13 +171,13 @@ def _compat(graded: Sequence[_Graded], *, is_subset: bool) -> CompatColumn | Non
     if any(len(column) < len(one.scores) for column, one in zip(columns, graded, strict=True)) or not any(columns):
         return None
     right = {one.task.name: [score.right for score in column] for one, column in zip(graded, columns, strict=True)}
-    estimate = _estimate(graded, right, is_subset=is_subset)
+    found = _accuracy(graded, right, is_subset=is_subset)
     return CompatColumn(
         num_answered=sum(map(len, columns)),
         num_right=sum(map(sum, right.values())),
         num_unmatched=sum(not score.matched for column in columns for score in column),
-        score=estimate.score,
-        standard_error=estimate.standard_error,
+        score=found.score,
+        standard_error=found.standard_error,
     )
 
 

@@ -19,6 +19,8 @@ from ochatctl.files import atomic_file, read_jsonl
 FORMAT = "ochatctl.bench.questions"
 VERSION = 1
 FILE_NAME = "questions.jsonl"
+# The measure whose scores are 1 for a right answer and 0 for any other.
+ACCURACY = "accuracy"
 
 # unmatched: answered, and no extractor found a value; unreadable: a judge's reply gave no score.
 Status = Literal["scored", "unmatched", "unreadable", "error", "unasked"]
@@ -52,6 +54,7 @@ class Result:
 
     `measure` names it (`score`, `win rate`, `accuracy`); two results are comparable where suite, measure, judge,
     protocol and questions are the same. `protocol` is what else decides a score (mode, baseline, compatibility).
+    `full_sizes` are those of the groups of which a subset was drawn: each then weighs as many questions as it has.
     """
 
     suite: str
@@ -61,6 +64,7 @@ class Result:
     questions: tuple[Question, ...]
     judge: str = ""
     protocol: dict[str, str] = field(default_factory=dict)
+    full_sizes: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     num_duplicates: int = 0
     num_prompt_tokens: int = 0

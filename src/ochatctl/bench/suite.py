@@ -12,7 +12,7 @@ from pathlib import Path
 from ochatctl.bench.answers_compat import NAME as COMPAT
 from ochatctl.bench.journal import Record
 from ochatctl.bench.report import Report, make_report
-from ochatctl.bench.results import Line, Question, Result, Status, write_result
+from ochatctl.bench.results import ACCURACY, Line, Question, Result, Status, write_result
 from ochatctl.bench.run import RunConfig, run_dialogues
 from ochatctl.bench.runner import Dialogue, Watch
 from ochatctl.bench.select import select
@@ -95,10 +95,11 @@ def _result(tasks: Sequence[Task], records: Sequence[Record], report: Report, *,
     return Result(
         suite="suite",
         model=report.model,
-        measure="accuracy",
+        measure=ACCURACY,
         unit="ratio",
         questions=tuple(_question(item, task, by_id) for task in tasks for item in task.items),
         protocol={"asked": COMPAT} if as_ochat else {},
+        full_sizes={line.task: line.num_full for line in report.tasks} if report.is_subset else {},
         notes=_notes(report),
         num_prompt_tokens=report.overall.num_prompt_tokens,
         num_answer_tokens=report.overall.num_answer_tokens,
@@ -107,12 +108,11 @@ def _result(tasks: Sequence[Task], records: Sequence[Record], report: Report, *,
 
 
 def _notes(report: Report) -> tuple[str, ...]:
-    """Say of a drawn subset that its questions count the same here; the report weighs each task by its size."""
     if not report.is_subset:
         return ()
     return (
-        f"{report.overall.num_items:,} of {report.overall.num_full:,} questions, drawn: `{REPORT_NAME}` has the score"
-        " estimated of them all",
+        f"{report.overall.num_items:,} of {report.overall.num_full:,} questions, drawn: the scores are estimates of"
+        " them all, in which each task weighs as many questions as it has",
     )
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ochatctl.bench.accuracy import pooled
 from ochatctl.bench.answers import number
 from ochatctl.bench.answers_compat import NAME as COMPAT
 from ochatctl.bench.select import SUITES
-from ochatctl.bench.subset import Estimate, pooled
 from ochatctl.bench.suite_spec import Suite, task_of_rows
 from ochatctl.bench.task import Item, grade
 from ochatctl.errors import DataError
@@ -212,12 +212,12 @@ def _graded(name: str, pairs: Sequence[tuple[Item, str]]) -> list[AnswerScore]:
 
 
 def _score(name: str, grading: str, flags: Sequence[bool], *, num_unmatched: int) -> AnswerScore:
-    estimate: Estimate = pooled(sum(flags), len(flags))
+    found = pooled(sum(flags), len(flags))
     return AnswerScore(
         name=name,
         grading=grading,
-        score=None if estimate.score is None else 100 * estimate.score,
-        standard_error=None if estimate.standard_error is None else 100 * estimate.standard_error,
+        score=None if found.score is None else 100 * found.score,
+        standard_error=None if found.standard_error is None else 100 * found.standard_error,
         num_answers=len(flags),
         num_right=sum(flags),
         num_unmatched=num_unmatched,
