@@ -289,8 +289,32 @@ def test_data_that_is_not_there_says_what_is(base: Path, prefix: Path, tmp_path:
         result = dry_run(base, folder / name, tmp_path / "o")
         assert result.exit_code == 4
         assert message in result.stderr
-        assert "ochatctl data pack CHATS.jsonl --model" in result.stderr
+        assert f"hint: ochatctl data pack CHATS.jsonl --model {base} --out {folder / name}" in result.stderr.replace(
+            f"`--data {folder / name}.0.parquet` trains every epoch on that one, or `", ""
+        )
     assert dry_run(base, folder / "old.0.parquet", tmp_path / "o").exit_code == 0
+    (folder / "chats.jsonl").touch()
+    for data, message, hint in (
+        (folder, "is a folder that holds `chats`, `half`, `old`", f"--data {folder / 'chats'}"),
+        (folder / "chats.jsonl", "not packed yet", f"ochatctl data pack {folder / 'chats.jsonl'} --model {base}"),
+        ("owner/set", "no such file", "`owner/set:PREFIX` is one of a hub data set"),
+    ):
+        result = dry_run(base, data, tmp_path / "o")  # type: ignore[arg-type]  # as typed
+        assert (result.exit_code, message in result.stderr, hint in result.stderr) == (4, True, True), result.stderr
+
+
+def test_a_data_set_without_conversations_is_refused(base: Path, tmp_path: Path) -> None:
+    result = dry_run(base, write_data(tmp_path / "none", base, num_rows=0), tmp_path / "o")
+    assert result.exit_code == 4
+    assert "holds no conversation" in result.stderr
+
+
+def test_the_folder_of_a_run_is_no_model_and_names_the_last_one_in_it(base: Path, prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "ep_2").mkdir(parents=True)
+    (tmp_path / "run" / "ep_2" / "config.json").touch()
+    result = dry_run(tmp_path / "run", prefix, tmp_path / "o")
+    assert result.exit_code == 3
+    assert f"`{tmp_path / 'run'}` holds no model\nhint: `{tmp_path / 'run' / 'ep_2'}`" in result.stderr
 
 
 def test_data_of_another_tokenizer_is_refused(base: Path, tmp_path: Path) -> None:
@@ -304,3 +328,4 @@ def test_data_of_another_tokenizer_is_refused(base: Path, tmp_path: Path) -> Non
     result = dry_run(base, tmp_path / "b", tmp_path / "o")
     assert result.exit_code == 3
     assert "packed with another tokenizer" in result.stderr
+    assert f"hint: ochatctl data pack CHATS.jsonl --model {base} --out NEW_PREFIX" in result.stderr

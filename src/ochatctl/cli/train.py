@@ -20,7 +20,7 @@ from ochatctl.cli.options import (
 )
 from ochatctl.cli.output import Output, examples
 from ochatctl.cli.train_output import describe_end, end_as
-from ochatctl.cli.train_plan import describe_dry_run, describe_plan
+from ochatctl.cli.train_plan import describe_dry_run, describe_start
 from ochatctl.cli.train_progress import progress
 
 _NOT_OF_A_RUN = {"preset", "sets", "dry_run", "gpu_memory", "quiet", "json"}
@@ -272,7 +272,7 @@ def train(
     if dry_run:
         output.result(plan, lambda: describe_dry_run(plan))
         return
-    output.note(describe_plan(plan))
+    output.note(describe_start(plan))
     with progress(output, plan.num_steps) as on_record:
         result = run(plan, on_record=on_record)
     output.result(result, lambda: describe_end(result, again))

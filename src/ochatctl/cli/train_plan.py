@@ -22,6 +22,11 @@ def describe_plan(plan: "RunPlan") -> str:
     )
 
 
+def describe_start(plan: "RunPlan") -> str:
+    """Give a run that starts now: its line, and what of a DeepSpeed JSON is done otherwise."""
+    return "\n".join([describe_plan(plan), *_differences(plan)])
+
+
 def _schedule(plan: "RunPlan") -> str:
     """Say how the learning rate runs over the steps."""
     from ochatctl.train.schedule import warmup_steps
@@ -95,6 +100,10 @@ def _asked(plan: "RunPlan") -> Iterator[str]:
         yield "Asked for, and where; all else is a default or chosen above:"
     for item in plan.sources:
         yield f"  {item.key} = {item.value}  ({item.source})"
+    yield from _differences(plan)
+
+
+def _differences(plan: "RunPlan") -> Iterator[str]:
     if plan.differences:
         yield "The DeepSpeed JSON, where it is not taken as it stands:"
     for difference in plan.differences:

@@ -10,7 +10,8 @@ from ochatctl.data.dataset import PackedDataset
 from ochatctl.errors import ConfigError, MissingExtra, UsageProblem
 from ochatctl.extras import has
 from ochatctl.files import read_json
-from ochatctl.hub import adapter_base
+from ochatctl.hub import adapter_base, chat_model
+from ochatctl.train.data_files import pack_line
 from ochatctl.train.request import TrainRequest
 from ochatctl.train.rope import chosen_scaling, extended_context
 from ochatctl.train.spec import RopeScaling, read_rope_scaling
@@ -29,18 +30,33 @@ def check_out(request: TrainRequest, out: Path) -> None:
         raise UsageProblem(f"`{out}` exists and is not a run of ours", hint=request.command(yes=True))
 
 
+def no_model(folder: Path) -> ConfigError:
+    """Give the error for a folder without a model; of a run's folder the models in it are named."""
+    inside = chat_model(str(folder))
+    hint = (
+        f"`{inside}` is the last in it" if inside != folder else "a model folder has `config.json` and `*.safetensors`"
+    )
+    return ConfigError(f"`{folder}` holds no model", hint=hint)
+
+
 def check_family(request: TrainRequest, model_dir: Path, dataset: PackedDataset) -> Family:
     """Load the tokenizer, so that a base without its end-of-turn token fails here; give the family."""
     name = request.family
     if name is None and not (model_dir / CARD_NAME).is_file():
         name = dataset.model_type  # a base that says nothing is trained for what the data was packed for
+    if not (model_dir / "config.json").is_file():
+        raise no_model(model_dir)
     family, tokenizer = load_family(model_dir, name, trust_remote_code=request.trust_remote_code)
     if dataset.model_type not in family.names:
         raise ConfigError(
             f"`{dataset.path}` was packed for `{dataset.model_type}`, and the model is trained for `{family.name}`",
-            hint=f"ochatctl data pack CHATS.jsonl --model {request.model} --family {family.name} --out {request.data}",
+            hint=pack_line(str(request.data), model=str(request.model), family=family.name),
         )
-    dataset.check_tokenizer(tokenizer)
+    try:
+        dataset.check_tokenizer(tokenizer)
+    except ConfigError as error:
+        # Here both names are known.
+        raise ConfigError(error.message, hint=pack_line(str(request.data), model=str(request.model))) from error
     return family
 
 
@@ -61,13 +77,13 @@ def check_model(
 ) -> None:
     """Check what would otherwise fail on the ranks, or worse, not fail."""
     if not (model_dir / "config.json").is_file() or (needs_weights and not weight_bytes(model_dir)):
-        raise ConfigError(f"`{model_dir}` holds no model", hint="a model folder has `config.json` and `*.safetensors`")
+        raise no_model(model_dir)
     if adapter_base(model_dir) is not None:
         raise ConfigError(
             f"`{model_dir}` holds adapters, not a whole model", hint=f"ochatctl merge {model_dir} --out DIR"
         )
     table = _config_table(model_dir)
-    repack = f"ochatctl data pack CHATS.jsonl --model {model_dir} --out {data}"
+    repack = pack_line(data, model=str(model_dir))
     vocab_size, positions = table.get("vocab_size"), table.get("max_position_embeddings")
     if isinstance(vocab_size, int) and dataset.largest_id >= vocab_size:
         raise ConfigError(

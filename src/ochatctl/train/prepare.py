@@ -12,7 +12,7 @@ from ochatctl.chat.families import Family
 from ochatctl.data.dataset import PackedDataset, open_dataset
 from ochatctl.data.multipack import plan_multipack
 from ochatctl.data.packing import Plan, plan_epoch
-from ochatctl.errors import UsageProblem
+from ochatctl.errors import DataError, UsageProblem
 from ochatctl.files import require_disk
 from ochatctl.hub import local_model
 from ochatctl.memory import gpus
@@ -30,7 +30,7 @@ from ochatctl.train.checks import (
 from ochatctl.train.choose_resume import Choice, choose_resume
 from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.course import Course, plan_run
-from ochatctl.train.data_files import find_train_file
+from ochatctl.train.data_files import find_train_file, pack_line
 from ochatctl.train.deepspeed_json import Difference
 from ochatctl.train.disk import disk_need, resume_bytes, saves_resume
 from ochatctl.train.estimate import (
@@ -121,6 +121,8 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
     require_loggers(loggers)
     data_path = find_train_file(data, model=model)
     dataset = open_dataset(data_path)
+    if not len(dataset):
+        raise DataError(f"{data_path}: holds no conversation", hint=pack_line(data, model=model))
     # A plan needs no weights, which may be a hundred gigabytes; where the model is a folder, they are counted.
     model_dir = local_model(model, weights=not is_dry_run).absolute()
     family = check_family(request, model_dir, dataset)
