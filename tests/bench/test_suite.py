@@ -13,10 +13,8 @@ from chat_stub_for_tests import Stub, answer_to, chat_stub
 from waiting_for_tests import wait_until
 
 from ochatctl.bench.report import Report, Timing
-from ochatctl.bench.results import read_result
 from ochatctl.bench.run import RunConfig
 from ochatctl.bench.suite import run_suite
-from ochatctl.bench.summary import summarise
 from ochatctl.bench.target import Endpoint
 from ochatctl.bench.task import read_task
 from ochatctl.cli.output import Output
@@ -60,24 +58,6 @@ def test_a_report_counts_what_the_endpoint_said(tasks: Path, tmp_path: Path) -> 
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (written["format"], written["version"]) == ("ochatctl.bench.report", 1)
     assert written["overall"]["num_right"] == num_right
-
-
-@pytest.mark.parametrize("subset", [None, 12])
-def test_what_is_shown_is_what_the_report_says(tasks: Path, tmp_path: Path, subset: int | None) -> None:
-    few = tmp_path / "few.jsonl"
-    few.write_text("".join(json.dumps({"question": f"{i}?", "label": "no"}) + "\n" for i in range(3)))
-    with chat_stub() as stub:
-        report = run_suite([tasks, few], config(stub, tmp_path / "out"), QUIET, subset=subset)
-    summary = summarise(read_result(tmp_path / "out"))
-    pairs = list(zip((report.overall, *report.tasks), (summary.overall, *summary.groups), strict=True))
-    assert len(pairs) == 3
-    for line, part in pairs:
-        shown = part.estimate
-        assert (shown.value, shown.standard_error) == (line.score, line.standard_error)
-        assert (shown.low, shown.high) == line.interval
-    # Of 24 and 3 questions 12 are drawn as 10 and 2: alike they would weigh otherwise.
-    is_alike = report.overall.score == report.overall.num_right / report.overall.num_items
-    assert is_alike == (subset is None)
 
 
 def test_a_misbehaving_endpoint_ends_in_the_same_scores(tasks: Path, tmp_path: Path) -> None:
