@@ -77,7 +77,7 @@ def ours(task: dict[str, Any]) -> None:
     from ochatctl.engine.prompt import stop_token_ids
     from ochatctl.serve.app import create_app
     from ochatctl.serve.config import AppConfig, LimitConfig, LogConfig
-    from ochatctl.serve.logs import RequestRecord
+    from ochatctl.serve.record import RequestRecord
     from ochatctl.serve.server import Interrupted, bind, run_app, settle
     from ochatctl.serve.start import _loop_factory
 

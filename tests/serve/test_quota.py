@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from serving_for_tests import byte_tokenizer, serving
 
 from ochatctl.chat.families import get_family
+from ochatctl.engine.base import Delta
 from ochatctl.engine.echo import EchoEngine
-from ochatctl.serve.quota import Bucket
+from ochatctl.serve.bucket import Bucket
+from ochatctl.serve.config import LimitConfig
+from ochatctl.serve.protocol import RequestError
+from ochatctl.serve.quota import Quota
+from ochatctl.serve.record import RequestRecord
 
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
 CHAT = "/v1/chat/completions"
@@ -68,6 +73,23 @@ def test_requests_at_once_are_bounded_and_the_place_is_free_again() -> None:
         reader.join()
         assert "".join(ended).endswith("[DONE]\n\n")
         assert httpx.post(served.base_url + CHAT, json=BODY, headers=A).status_code == 200
+
+
+def test_a_key_is_in_debt_while_its_answers_are_under_way_and_until_time_has_brought_enough() -> None:
+    now = 0.0
+    quota = Quota(limits=LimitConfig(tokens_per_minute=60), clock=lambda: now)
+    record = RequestRecord(request_id="1", endpoint=CHAT, key="a")
+    account = quota.enter("POST", record)
+    record.note_prompt(50)
+    quota.leave(quota.enter("POST", RequestRecord(request_id="2", endpoint=CHAT, key="a")))
+    record.note(0, Delta(token_ids=(1,) * 15))
+    with pytest.raises(RequestError) as refused:
+        quota.enter("POST", RequestRecord(request_id="3", endpoint=CHAT, key="a"))
+    assert dict(refused.value.headers)["Retry-After"] == "6"
+    quota.leave(quota.enter("POST", RequestRecord(request_id="4", endpoint=CHAT, key="b")))
+    quota.leave(account)
+    now = 6.0
+    quota.leave(quota.enter("POST", RequestRecord(request_id="5", endpoint=CHAT, key="a")))
 
 
 @settings(deadline=None, max_examples=30)

@@ -29,6 +29,7 @@ from ochatctl.engine.prompt import stop_token_ids
 from ochatctl.errors import OchatError
 from ochatctl.serve import metrics as metrics_module
 from ochatctl.serve import sse
+from ochatctl.serve.admission import Admission
 from ochatctl.serve.auth import PUBLIC_PATHS, KeyAuth
 from ochatctl.serve.choices import draw
 from ochatctl.serve.completions import CompletionForm
@@ -36,11 +37,11 @@ from ochatctl.serve.config import AppConfig
 from ochatctl.serve.errors import as_request_error, error_response
 from ochatctl.serve.event_writer import EventWriter, Pace
 from ochatctl.serve.forms import AskT, ChatForm, Form, Gathered
-from ochatctl.serve.gate import Gate, Gatekeeper
+from ochatctl.serve.gate import Gate
 from ochatctl.serve.keys import KeyRing
 from ochatctl.serve.limits import ClientGone, read_json_body
 from ochatctl.serve.logprobs import TokenSpeller
-from ochatctl.serve.logs import RequestLog, RequestLogging, RequestRecord, record_of, write_refused
+from ochatctl.serve.logs import RequestLog, RequestLogging, write_refused
 from ochatctl.serve.metrics import Metrics
 from ochatctl.serve.openapi import document
 from ochatctl.serve.pages import front_page
@@ -48,6 +49,7 @@ from ochatctl.serve.prompt import Prepared, Preparer
 from ochatctl.serve.protocol import ModelCard, ModelList, RequestError, Status, Usage, Version, encode
 from ochatctl.serve.queue import QueuedEngine
 from ochatctl.serve.quota import Quota
+from ochatctl.serve.record import RequestRecord, record_of
 from ochatctl.serve.root_path import RootPath
 from ochatctl.serve.tokenize import Tokenizing
 from ochatctl.serve.web_page import INDEX, WebFile, read_page
@@ -103,11 +105,8 @@ def create_app(engine: Engine, family: Family, tokenizer: Tokenizer, config: App
                 expose_headers=_TOLD_HEADERS,
             )
         )
-    middleware += [
-        Middleware(Gatekeeper, gate=gate),
-        Middleware(KeyAuth, keys=keys, public_paths=PUBLIC_PATHS | set(page) | {prefix or INDEX}),
-        Middleware(Quota, limits=config.limits),
-    ]
+    auth = KeyAuth(keys=keys, public_paths=PUBLIC_PATHS | set(page) | {prefix or INDEX})
+    middleware.append(Middleware(Admission, gate=gate, auth=auth, quota=Quota(limits=config.limits)))
     app = Starlette(
         routes=[
             # They are tried in this order.
@@ -252,7 +251,7 @@ class Answering(Generic[AskT]):
         record.request = request
         self.engine.check_alive()
         prepared = await self.form.prepare(request)
-        record.num_prompt_tokens = prepared.num_prompt_tokens
+        record.note_prompt(prepared.num_prompt_tokens)
         record.warning = prepared.warning
         if request.stream:
             await self._stream(request, prepared, record, send)

@@ -2,11 +2,9 @@
 
 from collections.abc import Set
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from ochatctl.serve.errors import error_response
 from ochatctl.serve.keys import KeyRing
-from ochatctl.serve.logs import record_of
 from ochatctl.serve.protocol import RequestError
 
 PUBLIC_PATHS = frozenset({"/", "/health", "/ready"})
@@ -14,42 +12,33 @@ _CHALLENGE = (("WWW-Authenticate", "Bearer"),)
 
 
 class KeyAuth:
-    """Lets a request through that carries a known key or asks for a public path. Without keys all are let through.
+    """Knows a request by its key, unless it asks for a public path. Without keys everybody may call.
 
     The path is `scope["path"]`: a URL put together from headers can be made to say something else (CVE-2026-48746 in
     vLLM). The name of the key goes into the request's record, the key nowhere.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, public_paths: Set[str] = PUBLIC_PATHS) -> None:
-        self._app = app
+    def __init__(self, *, keys: KeyRing, public_paths: Set[str] = PUBLIC_PATHS) -> None:
         self._keys = keys
         self._public_paths = public_paths
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._keys.is_open or scope["path"] in self._public_paths:
-            await self._app(scope, receive, send)
-            return
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        caller = self._caller(given)
-        if caller is not None:
-            record_of(scope).key = caller
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        message = "an API key is needed: `Authorization: Bearer KEY`"
-        if given:
-            is_bearer = len(given) == 1 and _key(given[0]) is not None
-            message = "the API key is wrong" if is_bearer else f"`Authorization` is not as it must be; {message}"
-        record_of(scope).error = "invalid_api_key"
-        await error_response(RequestError(401, message, code="invalid_api_key", headers=_CHALLENGE))(
-            scope, receive, send
-        )
+    def caller(self, scope: Scope) -> str:
+        """Give the name of the key that a request carries; empty where it needs none.
 
-    def _caller(self, given: list[bytes]) -> str | None:
+        Raises:
+            RequestError: 401, it has no key, or a wrong one.
+        """
+        if self._keys.is_open or scope["path"] in self._public_paths:
+            return ""
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
         key = _key(given[0]) if len(given) == 1 else None
-        return None if key is None else self._keys.name_of(key)
+        caller = None if key is None else self._keys.name_of(key)
+        if caller is None:
+            message = "an API key is needed: `Authorization: Bearer KEY`"
+            if given:
+                message = "the API key is wrong" if key else f"`Authorization` is not as it must be; {message}"
+            raise RequestError(401, message, code="invalid_api_key", headers=_CHALLENGE)
+        return caller
 
 
 def _key(authorization: bytes) -> bytes | None:

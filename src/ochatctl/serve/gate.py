@@ -1,9 +1,5 @@
 """The gate: open while the server takes requests, shut while it finishes those that it has."""
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from ochatctl.serve.errors import error_response
-from ochatctl.serve.logs import record_of
 from ochatctl.serve.protocol import RequestError
 
 # Answered to the end: a probe must be able to tell a server that drains from one that has died.
@@ -12,7 +8,7 @@ _HEADERS = (("Retry-After", "5"), ("Connection", "close"))
 
 
 class Gate:
-    """Whether requests are let in, and how many are inside."""
+    """Whether requests are let in, `/ready` among them, and how many are inside that are to be waited for."""
 
     def __init__(self) -> None:
         self.is_shut = False
@@ -22,24 +18,19 @@ class Gate:
         """Let nobody in any more."""
         self.is_shut = True
 
+    def enter(self, path: str) -> None:
+        """Let a request in, which is to leave.
 
-class Gatekeeper:
-    """Counts requests, and tells those that come to a shut gate, `/ready` among them, 503."""
+        Raises:
+            RequestError: 503, the gate is shut.
+        """
+        if path in _ALWAYS:
+            return
+        if self.is_shut:
+            raise RequestError(503, "the server is shutting down", code="shutting_down", headers=_HEADERS)
+        self.num_inside += 1
 
-    def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
-        self._app = app
-        self._gate = gate
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _ALWAYS:
-            await self._app(scope, receive, send)
-        elif self._gate.is_shut:
-            record_of(scope).error = "shutting_down"
-            refusal = RequestError(503, "the server is shutting down", code="shutting_down", headers=_HEADERS)
-            await error_response(refusal)(scope, receive, send)
-        else:
-            self._gate.num_inside += 1
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self._gate.num_inside -= 1
+    def leave(self, path: str) -> None:
+        """Note that a request is over."""
+        if path not in _ALWAYS:
+            self.num_inside -= 1

@@ -12,17 +12,16 @@ import secrets
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ochatctl.engine.base import Delta
 from ochatctl.errors import EnvironmentProblem
 from ochatctl.serve.config import LogConfig
 from ochatctl.serve.errors import error_response
 from ochatctl.serve.metrics import Metrics
 from ochatctl.serve.protocol import RequestError, encode
+from ochatctl.serve.record import RequestRecord
 
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_WAITING = 10_000
@@ -34,46 +33,6 @@ _ENDPOINTS = frozenset({
     "/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/v1/models", "/v1/chat/completions",
     "/v1/completions", "/tokenize", "/detokenize",
 })  # fmt: skip
-
-
-@dataclass(kw_only=True, slots=True)
-class RequestRecord:
-    """What is known of a request; handlers fill in their part. Shared through the ASGI scope."""
-
-    request_id: str
-    endpoint: str
-    # The name of the caller's key; empty where none is needed.
-    key: str = ""
-    started: float = field(default_factory=time.monotonic)
-    status: int = 0
-    aborted: bool = False
-    stream: bool | None = None
-    num_prompt_tokens: int = 0
-    num_answer_tokens: int = 0
-    finish_reasons: list[str] = field(default_factory=list)
-    error: str = ""
-    warning: str = ""
-    first_token_seconds: float | None = None
-    # A struct of `serve/protocol.py`, for the log's levels.
-    request: Any = None
-    # The texts of each choice; None: they are not to be kept.
-    answers: dict[int, list[str]] | None = None
-
-    def note(self, index: int, delta: Delta) -> None:
-        """Note what a choice has grown by."""
-        if self.first_token_seconds is None:
-            self.first_token_seconds = time.monotonic() - self.started
-        self.num_answer_tokens += len(delta.token_ids)
-        if self.answers is not None:
-            self.answers.setdefault(index, []).append(delta.text)
-        if delta.finish_reason is not None:
-            self.finish_reasons.append(delta.finish_reason)
-
-
-def record_of(scope: Scope) -> RequestRecord:
-    """Give the record of a request."""
-    record: RequestRecord = scope["ochatctl.record"]
-    return record
 
 
 def check_log(config: LogConfig) -> None:

@@ -3,42 +3,21 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
+from ochatctl.serve.bucket import Bucket
 from ochatctl.serve.config import LimitConfig
-from ochatctl.serve.errors import error_response
-from ochatctl.serve.logs import RequestRecord, record_of
 from ochatctl.serve.protocol import RequestError
-
-_MINUTE_SECONDS = 60
-
-
-@dataclass(slots=True)
-class Bucket:
-    """What may still be taken: `per_minute` at most, filled up evenly. Below nothing, it is waited for."""
-
-    per_minute: int
-    level: float
-    at: float
-
-    def fill(self, now: float) -> None:
-        """Add what time has brought."""
-        self.level = min(self.per_minute, self.level + (now - self.at) * self.per_minute / _MINUTE_SECONDS)
-        self.at = now
-
-    def wait_seconds(self, amount: float) -> float:
-        """Give how long it takes until `amount` is there."""
-        return max(0.0, amount - self.level) * _MINUTE_SECONDS / self.per_minute
+from ochatctl.serve.record import RequestRecord
 
 
 @dataclass(slots=True)
-class _Account:
+class Account:
+    """What a key may still ask for, and how many of its requests are under way."""
+
     requests: Bucket | None
     tokens: Bucket | None
-    running: dict[str, RequestRecord] = field(default_factory=dict)
-    num_begun: int = 0
+    num_running: int = 0
 
 
 class Quota:
@@ -48,41 +27,37 @@ class Quota:
     used up its minute. A reload of the keys keeps the accounts.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: LimitConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self._app = app
+    def __init__(self, *, limits: LimitConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._is_on = bool(limits.requests_per_minute or limits.tokens_per_minute or limits.max_concurrent)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._is_on or scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        record = record_of(scope)
-        now = self._clock()
-        account = self._account(record.key, now)
-        refusal = self._refusal(account, now)
-        if refusal is not None:
-            record.error = refusal.code or ""
-            await error_response(refusal)(scope, receive, send)
-            return
+    def enter(self, method: str, record: RequestRecord) -> Account | None:
+        """Let a request in, which is to leave with what this gives.
+
+        Raises:
+            RequestError: 429, its key has asked for enough.
+        """
+        if not self._is_on or method != "POST":
+            return None
+        account = self._account(record.key, self._clock())
+        self._check(account)
         if account.requests is not None:
             account.requests.level -= 1
-        account.num_begun += 1
-        number = str(account.num_begun)
-        account.running[number] = record
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            del account.running[number]
-            if account.tokens is not None:
-                account.tokens.level -= record.num_prompt_tokens + record.num_answer_tokens
+        account.num_running += 1
+        record.tokens_left = account.tokens
+        return account
 
-    def _account(self, key: str, now: float) -> _Account:
+    def leave(self, account: Account | None) -> None:
+        """Note that a request is over."""
+        if account is not None:
+            account.num_running -= 1
+
+    def _account(self, key: str, now: float) -> Account:
         account = self._accounts.get(key)
         if account is None:
-            account = _Account(
+            account = Account(
                 requests=_bucket(self._limits.requests_per_minute, now),
                 tokens=_bucket(self._limits.tokens_per_minute, now),
             )
@@ -92,16 +67,13 @@ class Quota:
                 bucket.fill(now)
         return account
 
-    def _refusal(self, account: _Account, now: float) -> RequestError | None:
-        if self._limits.max_concurrent and len(account.running) >= self._limits.max_concurrent:
-            return _refusal(f"{len(account.running)} requests at once", 1)
+    def _check(self, account: Account) -> None:
+        if self._limits.max_concurrent and account.num_running >= self._limits.max_concurrent:
+            raise _refusal(f"{account.num_running} requests at once", 1)
         if account.requests is not None and account.requests.level < 1:
-            return _refusal(f"{account.requests.per_minute} requests a minute", account.requests.wait_seconds(1))
-        if account.tokens is not None:
-            due = sum(each.num_prompt_tokens + each.num_answer_tokens for each in account.running.values())
-            if account.tokens.level - due < 1:
-                return _refusal(f"{account.tokens.per_minute} tokens a minute", account.tokens.wait_seconds(due + 1))
-        return None
+            raise _refusal(f"{account.requests.per_minute} requests a minute", account.requests.wait_seconds(1))
+        if account.tokens is not None and account.tokens.level < 1:
+            raise _refusal(f"{account.tokens.per_minute} tokens a minute", account.tokens.wait_seconds(1))
 
 
 def _bucket(per_minute: int, now: float) -> Bucket | None:
