@@ -34,7 +34,7 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, ["train", *map(str, arguments)])
 
 
-def dry_run(base: Path, prefix: Path, out: Path, *more: object) -> Any:
+def dry_run(base: Path, prefix: Path | str, out: Path, *more: object) -> Any:
     return call("--model", base, "--data", prefix, "--out", out, "--cpu", "--strategy", "fsdp", "--dry-run", *more)
 
 
@@ -289,9 +289,7 @@ def test_data_that_is_not_there_says_what_is(base: Path, prefix: Path, tmp_path:
         result = dry_run(base, folder / name, tmp_path / "o")
         assert result.exit_code == 4
         assert message in result.stderr
-        assert f"hint: ochatctl data pack CHATS.jsonl --model {base} --out {folder / name}" in result.stderr.replace(
-            f"`--data {folder / name}.0.parquet` trains every epoch on that one, or `", ""
-        )
+        assert f"ochatctl data pack CHATS.jsonl --model {base} --out {folder / name}" in result.stderr
     assert dry_run(base, folder / "old.0.parquet", tmp_path / "o").exit_code == 0
     (folder / "chats.jsonl").touch()
     for data, message, hint in (
@@ -299,7 +297,7 @@ def test_data_that_is_not_there_says_what_is(base: Path, prefix: Path, tmp_path:
         (folder / "chats.jsonl", "not packed yet", f"ochatctl data pack {folder / 'chats.jsonl'} --model {base}"),
         ("owner/set", "no such file", "`owner/set:PREFIX` is one of a hub data set"),
     ):
-        result = dry_run(base, data, tmp_path / "o")  # type: ignore[arg-type]  # as typed
+        result = dry_run(base, data, tmp_path / "o")
         assert (result.exit_code, message in result.stderr, hint in result.stderr) == (4, True, True), result.stderr
 
 
