@@ -1,5 +1,6 @@
 """Packed attention against the textbook's formula, row by row."""
 
+import inspect
 import itertools
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ochatctl.errors import ConfigError
-from ochatctl.train.attention import block_mask, choose_way, flex, packed_attention
+from ochatctl.train.attention import block_mask, choose_way, flex, packed_attention, varlen
 
 
 def textbook(
@@ -129,6 +130,55 @@ def test_flex_attention_gives_the_same_and_looks_at_no_block_in_vain(
                 assert key_block in some
             elif (query_block + 1) * 128 <= total:
                 assert key_block not in some | whole
+
+
+@pytest.mark.parametrize("head_size", [16, 20])
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_varlen_kernel_is_called_as_it_wants_to_be(
+    window: int | None, head_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.nn.attention import varlen as theirs
+
+    asked = set(inspect.signature(theirs.varlen_attn).parameters)
+
+    def kernel(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
+        max_q: int, max_k: int, *, scale: float, window_size: tuple[int, int], enable_gqa: bool = False,
+    ) -> torch.Tensor:  # fmt: skip
+        """What torch's `mha_varlen_fwd` and `varlen_attn` refuse, and what they give; the kernel itself needs a GPU."""
+        assert query.shape[-1] % 8 == 0
+        assert query.shape[-1] <= 256
+        assert all(tensor.dtype == torch.bfloat16 and tensor.stride(-1) == 1 for tensor in (query, key, value))
+        assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+        assert enable_gqa or query.shape[1] == key.shape[1]
+        assert max_q == max_k == max(cu_seq_q.diff())
+        causal, own_scale = window_size == (-1, 0), scale * query.shape[-1] ** 0.5
+        assert causal or window_size == (2, 0), "torch compares with a tuple"
+        rows = [
+            textbook(
+                *(tensor[a:b].double().transpose(0, 1) for tensor in (query * own_scale, key, value)),
+                window=None if causal else window_size[0] + 1, softcap=None,
+            )
+            for a, b in itertools.pairwise(cu_seq_q.tolist())
+        ]  # fmt: skip
+        return torch.cat(rows, dim=1).transpose(0, 1).to(query.dtype)
+
+    assert set(inspect.signature(kernel).parameters) <= asked
+    monkeypatch.setattr(theirs, "varlen_attn", kernel)
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, 13, head_size, generator=draw).bfloat16().requires_grad_() for heads in (4, 2, 2)
+    )
+    bounds = torch.tensor([0, 5, 12, 13], dtype=torch.int32)
+    got = varlen(query, key, value, bounds, 7, 0.3, window)
+    want, _ = packed_attention(
+        torch.nn.Module(), *(tensor.float() for tensor in (query, key, value)), None,
+        cu_seq_lens_q=bounds, max_length_q=7, scaling=0.3, sliding_window=window,
+    )  # fmt: skip
+    torch.testing.assert_close(got.float(), want[0], rtol=2e-2, atol=2e-2)
+    mine, theirs_too = (torch.autograd.grad(out.float().square().sum(), (query, key, value)) for out in (got, want))
+    for one, other in zip(mine, theirs_too, strict=True):
+        torch.testing.assert_close(one.float(), other.float(), rtol=5e-2, atol=1e-1)
 
 
 @pytest.mark.gpu

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 NAME = "ochatctl_packed"
 _VARLEN_DTYPES = (torch.float16, torch.bfloat16)
 _VARLEN_MAX_HEAD_SIZE = 256
+_VARLEN_HEAD_SIZES = 8  # or a multiple of it
 _KERNELS_WANT = (8, 0)
 _BLOCK = 128  # flex_attention's
 
@@ -105,7 +106,7 @@ def packed_attention(
         out_1HTD = flex(query_1HTD, key_1KTD, value_1KTD, mask, scale, softcap, _compiled_flex())
         return out_1HTD.transpose(1, 2), None
     if way == "varlen":
-        out_THD = _varlen(query_1HTD, key_1KTD, value_1KTD, cu_seq_lens_q, max_length_q, scale, sliding_window)
+        out_THD = varlen(query_1HTD, key_1KTD, value_1KTD, cu_seq_lens_q, max_length_q, scale, sliding_window)
         return out_THD.unsqueeze(0), None
     bounds = cu_seq_lens_q.tolist()
     rows = [
@@ -179,7 +180,7 @@ def _varlen_takes_groups() -> bool:
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
-def _varlen(
+def varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -191,6 +192,10 @@ def _varlen(
     """All rows at once on a GPU, [T, H, D]."""
     from torch.nn.attention.varlen import varlen_attn
 
+    head_size = query.shape[-1]
+    if more := -head_size % _VARLEN_HEAD_SIZES:
+        # Zeros beyond a head change no score, and what they give is cut off.
+        query, key, value = (F.pad(tensor, (0, more)) for tensor in (query, key, value))
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     groups: dict[str, Any] = {}
     if q.shape[1] != k.shape[1]:
@@ -201,7 +206,8 @@ def _varlen(
     # A tuple: torch compares it with (-1, 0) to find out that the attention is causal.
     reach = (window - 1, 0) if window else (-1, 0)
     out = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, window_size=reach, **groups)
-    return out if isinstance(out, torch.Tensor) else out[0]
+    out = out if isinstance(out, torch.Tensor) else out[0]
+    return out[..., :head_size]
 
 
 _last_masks: tuple[torch.Tensor, dict[tuple[int, int | None], "BlockMask"]] | None = None

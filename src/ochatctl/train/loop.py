@@ -97,7 +97,8 @@ def run(config: TrainConfig, stop: StopSwitch) -> None:
         export.make_up_for(point.manifest.progress, course)
     if config.selfcheck:
         check_packing(strategy.model, ranks.device)
-    probe_memory(strategy, dataset, course.costliest(dataset.lengths, squared_cost), config, ranks)
+    if ranks.device.type == "cuda":
+        probe_memory(strategy, dataset, course.costliest(dataset.lengths, squared_cost), config, ranks)
 
     began = time.perf_counter() - seconds_before
     is_compat = config.compat is not None
@@ -182,15 +183,17 @@ def probe_memory(
 ) -> None:
     """Take the costliest bin forward and backward before the first step, so that memory runs out now or never.
 
+    Guarantees: training goes on as if nothing had happened.
+
     Raises:
         RunError: it does; says what to lower.
     """
-    if ranks.device.type != "cuda" or not rows:
+    if not rows:
         return
     random_state = ranks.random_state()
     batch = pack([dataset.row(row) for row in rows], step_loss_weight=1.0)
     doing = f"on the largest batch, {len(batch.input_ids_T)} tokens"
-    with memory_hints(config, doing), strategy.without_trace():
+    with memory_hints(config, doing), strategy.rehearsal():
         for number in range(config.accumulation_steps):
             loss = batch_loss(strategy.model, batch, ranks.device)
             # A gradient that is not a number is one that every strategy forgets without a step.

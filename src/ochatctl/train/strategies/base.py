@@ -1,16 +1,20 @@
 """What the training loop needs of a way to spread a model over ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, cast
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from ochatctl.errors import ConfigError
 from ochatctl.extras import require
 from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.ranks import Ranks
+
+# bitsandbytes' own limit: smaller weights keep whole moments.
+_SMALLEST_IN_8_BITS = 4096
 
 
 class Strategy(Protocol):
@@ -36,8 +40,8 @@ class Strategy(Protocol):
         """
         ...
 
-    def without_trace(self) -> AbstractContextManager[None]:
-        """Leave the scale of the loss as it is, whatever is computed meanwhile."""
+    def rehearsal(self) -> AbstractContextManager[None]:
+        """Hold the memory that the optimizer will take, and leave the scale of the loss as it is, meanwhile."""
         ...
 
     def full_state(self, dtype: torch.dtype, *, only_trained: bool = False) -> dict[str, torch.Tensor]:
@@ -106,6 +110,18 @@ def make_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.Op
 def _num_dims(parameter: torch.nn.Parameter) -> int:
     # What ZeRO-3 has cut is a flat tensor.
     return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def moments_to_come(weights: Iterable[torch.Tensor], optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Give tensors as large as the moments that AdamW will make of these weights at its first step."""
+    is_8bit = not isinstance(optimizer, torch.optim.AdamW)
+    new = [weight for weight in weights if not optimizer.state.get(weight)]
+    own = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in new]
+    return [
+        torch.empty_like(weight, dtype=torch.uint8 if is_8bit and weight.numel() >= _SMALLEST_IN_8_BITS else None)
+        for weight in own
+        for _ in range(2)
+    ]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

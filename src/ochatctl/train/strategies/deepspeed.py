@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ochatctl.presets import merge
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.handout import Handout
 from ochatctl.train.ranks import Ranks
-from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr, trained_names
+from ochatctl.train.strategies.base import SaveFault, make_optimizer, moments_to_come, set_lr, trained_names
 
 _TAG = "zero"
 
@@ -26,14 +27,22 @@ class DeepSpeedStrategy:
         self.name = f"deepspeed ZeRO-{config.zero_stage}"
         self._zero_stage = config.zero_stage
         self._is_plain = config.zero_stage == 0 and config.dtype == "float32"
+        self._is_offloaded = config.offload != "none"
         self._is_first = ranks.is_first
         self._scales = config.dtype == "float16"
         self.has_overflowed = False
+        # One rank has no launcher, and DeepSpeed will not begin without what a launcher says.
+        os.environ.setdefault("LOCAL_RANK", "0")
         hand_out(model, config, ranks)
         self._optimizer = make_optimizer(model, config.optim)
+        # At stage 0 in half precision it takes a step with no gradient to begin with: weights must not decay by it,
+        # nor the first real one count as the second.
+        set_lr(self._optimizer, 0.0)
         self.model, *_ = deepspeed.initialize(
             model=model, optimizer=self._optimizer, config=engine_config(config), dist_init_required=False
         )
+        if self._zero_stage == 0:
+            self._optimizer.state.clear()
         self._engine: Any = self.model
         self._files = _Files()
         self._engine.checkpoint_engine = self._files
@@ -64,9 +73,15 @@ class DeepSpeedStrategy:
         return before if self._is_plain else float(self._engine.get_global_grad_norm())
 
     @contextlib.contextmanager
-    def without_trace(self) -> Iterator[None]:
+    def rehearsal(self) -> Iterator[None]:
         before = dict(vars(self._engine.optimizer.loss_scaler)) if self._scales else {}
+        # Its own float32 copies of the weights; at stage 3 the optimizer is shown them only while it steps.
+        weights = getattr(self._engine.optimizer, "fp32_partitioned_groups_flat", None) or [
+            weight for group in self._optimizer.param_groups for weight in group["params"]
+        ]
+        held = [] if self._is_offloaded else moments_to_come(weights, self._optimizer)
         yield
+        del held
         if self._scales:
             vars(self._engine.optimizer.loss_scaler).update(before)
 

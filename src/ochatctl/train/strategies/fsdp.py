@@ -28,7 +28,7 @@ from ochatctl.train.config import TrainConfig
 from ochatctl.train.handout import Handout
 from ochatctl.train.model import decoder_layers
 from ochatctl.train.ranks import Ranks
-from ochatctl.train.strategies.base import SaveFault, make_optimizer, set_lr, trained_names
+from ochatctl.train.strategies.base import SaveFault, make_optimizer, moments_to_come, set_lr, trained_names
 from ochatctl.train.strategies.loss_scale import LossScale
 
 # Below this the model is gathered in one go: two gloo ranks take 30 ms a step for it, with a group a layer more.
@@ -95,9 +95,12 @@ class FsdpStrategy:
         return grad_norm
 
     @contextlib.contextmanager
-    def without_trace(self) -> Iterator[None]:
+    def rehearsal(self) -> Iterator[None]:
         state = None if self._scale is None else self._scale.state()
+        weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        held = moments_to_come(weights, self._optimizer)
         yield
+        del held
         if self._scale is not None and state is not None:
             self._scale.restore(state)
 
