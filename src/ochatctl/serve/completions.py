@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass
 
 from ochatctl.serve.decoding import decode_completion_request
-from ochatctl.serve.forms import FINGERPRINT, Gathered, new_id, stream_head
+from ochatctl.serve.forms import FINGERPRINT, Gathered, stream_head
+from ochatctl.serve.ids import new_id
 from ochatctl.serve.logprobs import TextLogprobs, TokenSpeller
 from ochatctl.serve.prompt import Prepared, Preparer
 from ochatctl.serve.protocol import (

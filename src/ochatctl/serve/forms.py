@@ -3,7 +3,6 @@
 in: a body, out: what to draw; in: what was drawn, out: the answer's wire type
 """
 
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -11,6 +10,7 @@ from typing import Protocol, TypeVar
 from ochatctl import __version__
 from ochatctl.engine.base import Delta, FinishReason
 from ochatctl.serve.decoding import decode_chat_request
+from ochatctl.serve.ids import new_id
 from ochatctl.serve.logprobs import ChatLogprobs, TokenSpeller
 from ochatctl.serve.prompt import Prepared, Preparer
 from ochatctl.serve.protocol import (
@@ -131,8 +131,3 @@ def stream_head(request: Ask, prepared: Prepared, prefix: str) -> StreamHead:
         num_prompt_tokens=prepared.num_prompt_tokens,
         include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
     )
-
-
-def new_id(prefix: str) -> str:
-    """Give an answer's id."""
-    return f"{prefix}-{secrets.token_hex(12)}"

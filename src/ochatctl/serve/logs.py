@@ -8,7 +8,6 @@ import logging.handlers
 import os
 import queue
 import re
-import secrets
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ochatctl.errors import EnvironmentProblem
 from ochatctl.serve.config import LogConfig
 from ochatctl.serve.errors import error_response
+from ochatctl.serve.ids import new_id
 from ochatctl.serve.metrics import Metrics
 from ochatctl.serve.protocol import RequestError, encode
 from ochatctl.serve.record import RequestRecord
@@ -234,10 +234,12 @@ def _asked(request: Any, *, with_text: bool) -> dict[str, Any]:
 
 def _line(table: dict[str, Any]) -> str:
     """Give a line of ASCII: nothing can break it, or reach a terminal as a control sequence."""
-    with contextlib.suppress(UnicodeEncodeError):  # half of a character that UTF-16 writes in two; JSON escapes it
+    try:
         line = encode(table)
         if line.isascii():
             return line.decode() + "\n"
+    except UnicodeEncodeError:
+        pass  # half of a character that UTF-16 writes in two: below, it is escaped
     return json.dumps(table, default=lambda struct: json.loads(encode(struct))) + "\n"
 
 
@@ -285,4 +287,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SAFE_ID.fullmatch(value):
             return str(value, "ascii")
-    return "req-" + secrets.token_hex(12)
+    return new_id("req")

@@ -36,6 +36,8 @@ _INLINE_CHARS = 2_000
 _COMPLETION_TOKENS = 16
 _SEED_STEP = 0x9E3779B97F4A7C15
 _SYSTEM_ROLES = ("system", "developer")
+# What a request asks for that sets nothing.
+_NEUTRAL = SamplingSpec(max_tokens=1)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -274,9 +276,8 @@ class Preparer:
             "num_logprobs": ("logprobs", num_logprobs),
         }
         options = {field: value for field, (_, value) in asked.items() if value is not None}
-        neutral = SamplingSpec(max_tokens=1)
         for field, value in options.items():
-            if field in self.engine.unsupported and value != getattr(neutral, field):
+            if field in self.engine.unsupported and value != getattr(_NEUTRAL, field):
                 param = asked[field][0]
                 raise RequestError(
                     400,

@@ -37,6 +37,10 @@ class _Drawing:
             if self.is_waiting and self.task is not None:
                 self.task.cancel()
 
+    def end_late(self, what: str, seconds: float) -> None:
+        """End the answer, for it was not there in time."""
+        self.end(RequestError(504, f"{what} did not come within {seconds:g} seconds", code="deadline_exceeded"))
+
 
 class QueuedEngine:
     """Lets `max_running` answers into an engine; the next `max_queue` wait in the order of their coming.
@@ -92,7 +96,7 @@ class QueuedEngine:
         self._drawings.add(drawing)
         loop = asyncio.get_running_loop()
         seconds = self._limits.first_token_timeout_seconds
-        timer = loop.call_later(seconds, drawing.end, _too_late("the first token", seconds))
+        timer = loop.call_later(seconds, drawing.end_late, "the first token", seconds)
         try:
             async with aclosing(self._engine.generate(prompt_ids, spec)) as deltas:
                 is_first = True
@@ -103,7 +107,7 @@ class QueuedEngine:
                         is_first = False
                         timer.cancel()
                         seconds = self._limits.answer_timeout_seconds
-                        timer = loop.call_later(seconds, drawing.end, _too_late("the answer", seconds))
+                        timer = loop.call_later(seconds, drawing.end_late, "the answer", seconds)
                     yield delta
                     if drawing.error is not None:
                         raise drawing.error
@@ -184,7 +188,3 @@ class QueuedEngine:
                 " and answers wait"
             )
             raise RunError(self._stuck)
-
-
-def _too_late(what: str, seconds: float) -> RequestError:
-    return RequestError(504, f"{what} did not come within {seconds:g} seconds", code="deadline_exceeded")
