@@ -36,7 +36,8 @@ class Stub:
     lfs: bool = True
     wrong_sha256: bool = False
     gated: bool = False
-    pause_seconds: float = 0.0
+    # No answer has more bytes; whoever reads then waits for the rest until this is None.
+    most_bytes: int | None = None
     seen: list[Seen] = field(default_factory=list)
     port: int = 0
 
@@ -131,8 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         sent = body if cut is None else body[:cut]
         with contextlib.suppress(OSError):  # the client may have been killed
             for at in range(0, len(sent), 1 << 14):
+                while self.stub.most_bytes is not None and at >= self.stub.most_bytes:
+                    time.sleep(0.01)
                 self.wfile.write(sent[at : at + (1 << 14)])
-                time.sleep(self.stub.pause_seconds)
         if cut is not None:
             self.close_connection = True
 

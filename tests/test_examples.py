@@ -149,7 +149,7 @@ def test_the_client_asks_a_real_server_with_a_key() -> None:
             client("Let me in", "--base-url", url, key="sk-3"),
             client("Who?", "--base-url", url, "--model-name", "absent", key="sk-1"),
         ]
-        said = [(*process.communicate(timeout=20), process.returncode) for process in clients]
+        said = [(*process.communicate(timeout=60), process.returncode) for process in clients]
     assert said[0] == ("Grüße, 世界?\n", "", 0)
     assert said[1] == ("Once more\n", "", 0)
     assert (said[2][0], said[2][2]) == ("", 1)
@@ -170,7 +170,7 @@ class HeldEngine(EchoEngine):
             yield delta
             sent += len(delta.text)
             if sent == 4:
-                await asyncio.wait_for(self.go_on.wait(), timeout=10)
+                await asyncio.wait_for(self.go_on.wait(), timeout=60)
 
 
 def test_the_client_shows_a_piece_before_the_next_one_is_made() -> None:
@@ -185,7 +185,7 @@ def test_the_client_shows_a_piece_before_the_next_one_is_made() -> None:
         assert piece == b"held"
         assert process.poll() is None
         served.loop.call_soon_threadsafe(engine.go_on.set)
-        assert process.communicate(timeout=20) == (" until read\n", "")
+        assert process.communicate(timeout=60) == (" until read\n", "")
         assert process.returncode == 0
 
 
@@ -193,7 +193,7 @@ def test_the_client_says_when_an_answer_breaks_off() -> None:
     engine = EchoEngine(byte_tokenizer(get_family("openchat_v3.2")), fail_after_tokens=5)
     with serving(engine=engine) as served:
         process = client("broken answer", "--base-url", f"{served.base_url}/v1")
-        out, said = process.communicate(timeout=20)
+        out, said = process.communicate(timeout=60)
     assert (out, process.returncode) == ("broke", 1)
     assert said.startswith("\nerror: ")
     assert "Traceback" not in said
@@ -203,7 +203,7 @@ def test_the_client_says_where_nobody_answers() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: refused
         process = client("Hello?", "--base-url", f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
-        out, said = process.communicate(timeout=20)
+        out, said = process.communicate(timeout=60)
     assert (out, process.returncode) == ("", 1)
     assert re.fullmatch(r"\nerror: http://127.0.0.1:.*refused.*\n", said)
 

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from download_stub_for_tests import COMMIT, Stub, download_stub
 from typer.testing import CliRunner
+from waiting_for_tests import wait_until
 
 from ochatctl.cli.app import app
 from ochatctl.cli.commands import register
@@ -140,6 +140,11 @@ def test_what_the_hub_refuses_is_exit_6_with_what_helps(
     assert not list(tmp_path.glob("raw/[!.]*"))
 
 
+def wait_for_bytes(part: Path, least: int, process: "subprocess.Popen[bytes]") -> None:
+    wait_until(lambda: process.poll() is not None or (part.exists() and part.stat().st_size > least))
+    assert process.poll() is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hub", "url"])
 def test_a_killed_download_is_resumed_and_nothing_partial_ever_has_its_name(
@@ -147,23 +152,20 @@ def test_a_killed_download_is_resumed_and_nothing_partial_ever_has_its_name(
 ) -> None:
     data = random.Random(0).randbytes(3_000_000)
     stub.files = {"/cdn/a.json": CHATS, "/cdn/chats.json": data}
-    stub.pause_seconds = 0.01
+    stub.most_bytes = 600_000
     out = tmp_path / "raw"
     source = "owner/chats" if kind == "hub" else f"{stub.url}/cdn/chats.json"
     part, seen_bytes = out / ".chats.json.part", 0
     for _ in range(3):
         command = [sys.executable, "-m", "ochatctl", "data", "download", source, "--out", str(out)]
         with subprocess.Popen(command, env=environment(stub, tmp_path), stderr=subprocess.DEVNULL) as process:
-            deadline = time.monotonic() + 30
-            while time.monotonic() < deadline and not (part.exists() and part.stat().st_size > seen_bytes + 300_000):
-                assert process.poll() is None
-                time.sleep(0.01)
+            wait_for_bytes(part, seen_bytes + 300_000, process)
             process.send_signal(signal.SIGKILL)
         assert part.stat().st_size > seen_bytes
         seen_bytes = part.stat().st_size
         assert not (out / "chats.json").exists()
         assert not (out / "download.json").exists()
-    stub.pause_seconds = 0.0
+    stub.most_bytes = None
     before = len(stub.seen)
     done = call(stub, tmp_path, source, "--out", str(out))
     assert done.returncode == 0, done.stderr

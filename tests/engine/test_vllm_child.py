@@ -40,5 +40,5 @@ def test_a_process_ends_with_a_server_that_is_killed_and_hears_no_ctrl_c() -> No
     began = time.monotonic()
     # The end of its child's output, which it shares.
     assert server.stdout.read() == ""
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
     server.stdout.close()
