@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ _CPU_SETTINGS: Final = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIN
 # What an argument of ours is called in vLLM's engine arguments; a version that lacks one of them is named.
 _NEEDED_ARGS: Final = ("model", "tensor_parallel_size", "max_model_len", "dtype", "generation_config")
 _SHUTDOWN_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.1
 # Those that vLLM has room for.
 _LORA_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 # The name of our entry point, in `pyproject.toml`.
@@ -99,6 +101,7 @@ class VllmEngine:
         self._extra_args = dict(extra_args or {})
         self._llm: Any = None
         self._dead = "it is not started"
+        self._is_given_up = False
         self._vocab_size = 0
         self._grammars: GrammarCheck | None = None
         self._schema_timeout_seconds = schema_timeout_seconds
@@ -182,8 +185,12 @@ class VllmEngine:
 
     async def _open(self) -> None:
         # Started in a thread, for loading and compiling take a minute, and signals must be heard meanwhile.
+        loading = asyncio.ensure_future(asyncio.to_thread(self._load))
         try:
-            await asyncio.to_thread(self._load)
+            await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            await self._give_up(loading)
+            raise
         except OchatError:
             raise
         except Exception as error:  # vLLM names no exceptions for a failed start
@@ -194,6 +201,16 @@ class VllmEngine:
         if self._grammars is not None:
             await self._grammars.get_ready(self._vocab_size)
         self._dead = ""
+
+    async def _give_up(self, loading: "asyncio.Future[None]") -> None:
+        """End a start that is not waited for any more: its thread ends once vLLM's process has."""
+        self._is_given_up = True
+        while not loading.done():
+            for child in _processes():
+                child.kill()
+            await asyncio.sleep(_LOOK_SECONDS)
+        with contextlib.suppress(Exception):  # whatever vLLM has to say of a process that was killed
+            await loading
 
     async def _add_adapters(self) -> None:
         """Load them now: vLLM would at their first request, and find only then that they do not fit."""
@@ -239,6 +256,8 @@ class VllmEngine:
         )
         if "structured_outputs_config" not in self._extra_args:
             _forbid_whitespace(config.structured_outputs_config)
+        if self._is_given_up:
+            raise RunError("the start was given up")
         atexit.register(_say_no_more)
         # Not returned: the thread's future would keep it alive until the interpreter's end.
         self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
@@ -256,10 +275,13 @@ class VllmEngine:
         return self._llm is None or bool(self._llm.errored)
 
 
+def _processes() -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child.name.startswith(("EngineCore", "VLLM"))]
+
+
 def _reap() -> None:
-    for child in multiprocessing.active_children():
-        if child.name.startswith(("EngineCore", "VLLM")):
-            child.join(_SHUTDOWN_SECONDS)
+    for child in _processes():
+        child.join(_SHUTDOWN_SECONDS)
 
 
 def _bind_children() -> None:

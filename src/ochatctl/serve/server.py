@@ -217,17 +217,37 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
+def no_hangup() -> Iterator[None]:
+    """Let SIGHUP pass while nothing listens to it: a reload or a rotated log must not end a server that loads."""
+    if not _can_hang_up():
+        yield
+        return
+    # A handler, and not SIG_IGN, which child processes would inherit.
+    old = signal.signal(signal.SIGHUP, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, old)
+
+
+def _can_hang_up() -> bool:
+    return hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
 def _hangup(callback: Callable[[], None]) -> Iterator[None]:
     """Call back at SIGHUP, on the event loop and so between two steps of it."""
-    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+    if not _can_hang_up():
         yield
         return
     loop = asyncio.get_running_loop()
+    old = signal.getsignal(signal.SIGHUP)
     loop.add_signal_handler(signal.SIGHUP, callback)
     try:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, old)
 
 
 async def _watch(engine: Engine) -> None:

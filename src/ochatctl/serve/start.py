@@ -17,7 +17,7 @@ from ochatctl.serve.logs import check_log
 from ochatctl.serve.pages import curl_line
 from ochatctl.serve.plan import ServePlan, make_plan
 from ochatctl.serve.root_path import is_prefix
-from ochatctl.serve.server import Interrupted, bind, check_port, check_tls, is_loopback, run_app, settle
+from ochatctl.serve.server import Interrupted, bind, check_port, check_tls, is_loopback, no_hangup, run_app, settle
 from ochatctl.serve.web_page import read_page
 
 Note = Callable[[str], None]
@@ -35,12 +35,13 @@ def run(config: ServeConfig, note: Note) -> None:
     """
     _check(config)
     check_log(config.log)
-    model = load_model(config.load, note)
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(config, model, note))
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    with no_hangup():
+        model = load_model(config.load, note)
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(_serve(config, model, note))
+        except Interrupted:
+            raise KeyboardInterrupt from None
 
 
 def plan(config: ServeConfig, note: Note) -> ServePlan:
