@@ -261,7 +261,9 @@ def test_sighup_reads_the_keys_and_opens_the_log_again(tmp_path: Path) -> None:
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
         moved = (tmp_path / "moved.log").read_text()
-        assert (moved.count("\n"), log.read_text().count("\n")) == (num_asked - 1, 1)
+        # What waited to be written when the file was moved is written to the new one.
+        num_moved, num_new = moved.count("\n"), log.read_text().count("\n")
+        assert (num_moved + num_new, num_moved >= 1, num_new >= 1) == (num_asked, True, True)
         assert log.stat().st_mode & 0o777 == 0o600
         printed = server.stderr.read() + moved + log.read_text()
         assert '"key":"new"' in printed.replace(": ", ":")
