@@ -155,7 +155,11 @@ def test_outputs_of_a_file_are_judged_as_they_are(bench: AlpacaEval, tmp_path: P
     with chat_stub(says=prefers_the_model) as judge:
         report = run_alpacaeval(given, config(nowhere, judge.base_url, tmp_path / "out"), QUIET)
     assert report.rate is not None
-    assert (report.model, report.rate.n_total, report.num_instructions) == ("theirs", 5, 8)
+    assert (report.model, report.rate.n_total, report.num_questions) == ("theirs", 5, 8)
+    foreign = [rows[0] | {"instruction": "Of another benchmark."}]
+    (tmp_path / "foreign.json").write_text(json.dumps(foreign))
+    with pytest.raises(DataError, match=r"foreign.json: none of the 8 questions is answered in it"):
+        run_alpacaeval(replace(bench, answers=tmp_path / "foreign.json"), config(nowhere, None, tmp_path), QUIET)
     rows[0]["generator"] = "another"
     (tmp_path / "model_outputs.json").write_text(json.dumps(rows))
     with pytest.raises(UsageProblem, match="2 generators"):

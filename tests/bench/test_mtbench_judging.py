@@ -103,7 +103,7 @@ def test_a_judge_that_misbehaves_costs_tries_and_not_scores(tmp_path: Path) -> N
         assert report.num_unparsed == 1
         assert by_turn[111, 1]["score"] == -1
         assert (91, 1) not in by_turn  # it failed: no row, no score
-        assert [error.split(": ")[0] for error in report.errors] == ["judgment 91:1"]
+        assert [error.split(": ")[0] for error in report.judge_errors] == ["91:1"]
         assert by_turn[900, 1]["score"] == 4
         score = single(report)
         assert (score.num_rows, score.num_unparsed) == (9, 1)
@@ -164,7 +164,7 @@ def test_pairs_are_judged_in_both_orders_and_disagreement_is_a_tie(tmp_path: Pat
     assert read_result(tmp_path / "out").protocol["baseline"] == "theirs"
 
 
-def test_a_baseline_that_is_missing_short_or_the_model_itself_is_refused(tmp_path: Path) -> None:
+def test_a_baseline_that_is_missing_or_short_is_refused(tmp_path: Path) -> None:
     with both() as (model, judge):
         with pytest.raises(UsageProblem, match="needs `--baseline FILE`"):
             run(tmp_path, model, judge, mode="pairwise")
@@ -172,10 +172,17 @@ def test_a_baseline_that_is_missing_short_or_the_model_itself_is_refused(tmp_pat
         with pytest.raises(DataError, match="no whole answer to question `81`"):
             run(tmp_path, model, judge, mode="pairwise", baseline=short)
         assert model.requests == judge.requests == []
-        own = baseline_file(tmp_path / "own.jsonl")
-        own.write_text(own.read_text().replace("theirs", MODEL))
-        with pytest.raises(DataError, match=f"both called `{MODEL}`"):
-            run(tmp_path, model, judge, mode="pairwise", baseline=own)
+
+
+def test_a_baseline_of_the_models_own_name_is_another_player(tmp_path: Path) -> None:
+    own = baseline_file(tmp_path / "own.jsonl")
+    own.write_text(own.read_text().replace("theirs", MODEL))
+    with both() as (model, judge):
+        report = run(tmp_path, model, judge, mode="pairwise", baseline=own)
+    rows = rows_of(report.judgments)
+    assert {(row["model_1"], row["model_2"]) for row in rows} == {(MODEL, f"{MODEL} (baseline)")}
+    assert isinstance(report.score, PairScore)
+    assert report.score.win + report.score.loss + report.score.tie == len(rows) == 10
 
 
 def test_a_missing_reference_is_named_before_anything_is_sent(tmp_path: Path) -> None:

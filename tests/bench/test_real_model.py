@@ -48,11 +48,11 @@ def test_mtbench_with_a_judge_that_misbehaves(base_url: str, tmp_path: Path) -> 
         first = run("mtbench", *files, *to, *SMALL, "--timeout", "60", cwd=tmp_path)
         assert first.returncode == 6, first.stderr  # the one that was garbage
         report = json.loads(first.stdout)
-        assert (report["num_answered"], report["num_unparsed"], len(report["errors"])) == (6, 1, 1)
+        assert (report["num_answered"], report["num_unparsed"], len(report["judge_errors"])) == (6, 1, 1)
         again = run("mtbench", *files, *to, *SMALL, "--timeout", "60", cwd=tmp_path)
         assert again.returncode == 0, again.stderr
     report = json.loads(again.stdout)
-    assert (report["score"]["num_rows"], report["score"]["num_unparsed"], report["errors"]) == (10, 1, [])
+    assert (report["score"]["num_rows"], report["score"]["num_unparsed"], report["judge_errors"]) == (10, 1, [])
     assert 1 <= report["score"]["score"] <= 10
     rows = [json.loads(line) for line in Path(tmp_path / report["judgments"]).read_text().splitlines()]
     assert {(row["question_id"], row["turn"]): row["score"] for row in rows}[900, 1] == 4
@@ -78,7 +78,7 @@ def test_alpacaeval_with_a_judge_that_misbehaves(base_url: str, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["num_answered"], report["rate"]["n_total"], report["rate"]["num_unreadable"]) == (8, 7, 1)
-    rescored = run("rescore", report["annotations"], "--json", cwd=tmp_path)
+    rescored = run("rescore", report["judgments"], "--json", cwd=tmp_path)
     assert json.loads(rescored.stdout)[0]["win_rate"] == report["rate"]["win_rate"]
 
 

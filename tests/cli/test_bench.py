@@ -34,7 +34,7 @@ def run(app: typer.Typer, *arguments: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", ["suite", "mtbench"])
+@pytest.mark.parametrize("name", ["suite", "mtbench", "alpacaeval"])
 def test_a_plain_call_ends_in_the_full_command_to_type(app: typer.Typer, name: str) -> None:
     code, _, errors = run(app, name)
     assert code == 2
@@ -71,7 +71,7 @@ def test_questions_without_an_answer_are_exit_6_with_the_report_and_the_command(
         code, out, errors = run(app, "suite", "--tasks", TASKS, "--base-url", stub.base_url, "--json")
     assert code == 6
     assert json.loads(out)["overall"]["num_errors"] == 1
-    assert "error: 1 questions have no answer" in errors
+    assert "error: 1 question without an answer" in errors
     assert "hint: ochatctl bench suite --tasks" in errors
 
 
@@ -134,5 +134,5 @@ def test_what_does_not_fit_the_model_is_no_reason_to_ask_again(app: typer.Typer)
     code, out, errors = run(app, "suite", "--tasks", "mine.jsonl", "--engine", "echo", "--json")
     assert code == 4
     assert json.loads(out)["overall"]["num_errors"] == 1
-    assert "1 questions cannot be asked of this model" in errors
-    assert "asks only them again" not in errors
+    assert "1 question cannot be asked of this model" in errors
+    assert "asks only for what is missing" not in errors

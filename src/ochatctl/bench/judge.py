@@ -135,6 +135,16 @@ class Judging(Generic[T]):
     num_answer_tokens: int
     errors: tuple[str, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores should know of this judge."""
+        notes = [f"the judge refuses `{name}`: {what}" for name, what in self.judge.refused.items()]
+        if self.num_unparsed:
+            notes.append(f"{self.num_unparsed} judgments could not be read, and count nowhere")
+        if self.judge.called_itself:
+            notes.append(f"the judge calls itself {', '.join(f'`{name}`' for name in self.judge.called_itself)}")
+        return tuple(notes)
+
 
 async def judge_all(
     suite: str,

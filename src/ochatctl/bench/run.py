@@ -54,7 +54,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run whose every question was asked: the last record of each stands in `records`."""
+    """A run whose every question was asked: the last record of each stands in `records`, and of no other."""
 
     model: str
     slug: str
@@ -115,7 +115,9 @@ async def run_dialogues(
             await ready()
         if missing:
             await _collect(missing, journal, config, who, watch, purse or config.purse(), load)
-        return Run(model=who.name, slug=who.slug, out_dir=out_dir, journal=journal.path, records=journal.records)
+        asked = {dialogue.id for dialogue in dialogues}
+        records = tuple(record for record in journal.records if record.id in asked)
+        return Run(model=who.name, slug=who.slug, out_dir=out_dir, journal=journal.path, records=records)
 
 
 async def _collect(

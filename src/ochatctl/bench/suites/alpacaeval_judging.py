@@ -16,6 +16,7 @@ from pathlib import Path
 from ochatctl.bench.annotators import Annotator, fill, first_token, is_swapped, ranking, unswap
 from ochatctl.bench.journal import Record
 from ochatctl.bench.judge import Case, Judging, Verdict
+from ochatctl.bench.judged import Answers
 from ochatctl.bench.preferences import Annotation, Output, WinRate
 from ochatctl.bench.results import Line, Question, Result, Status
 from ochatctl.bench.runner import Dialogue
@@ -118,34 +119,32 @@ def annotations(
 
 def result_of(
     items: Items,
-    outputs: Mapping[str, Output],
+    answers: Answers[Output],
     judging: Judging[float],
     *,
-    model: str,
     annotator: Annotator,
-    records: Sequence[Record],
 ) -> Result:
     """Give the scored run, a question a win from 0 to 1."""
     verdicts = {verdict.case.id: verdict for verdict in judging.verdicts}
-    asked = {record.id: record for record in records}
+    asked = {record.id: record for record in answers.records}
     questions = tuple(
-        _question(str(number), item, items, outputs, verdicts, asked)
+        _question(str(number), item, items, answers.by_question, verdicts, asked)
         for number, item in enumerate(items.instructions, start=1)
     )
-    notes = [f"the judge refused `{name}`: {what}" for name, what in judging.judge.refused.items()]
+    notes = list(judging.notes)
     if judging.judge.name != annotator.published_judge:
         notes.append(f"alpaca_eval's leaderboard for this annotator was judged by `{annotator.published_judge}`")
     return Result(
         suite=SUITE,
-        model=model,
+        model=answers.model,
         measure="win rate",
         unit="ratio",
         judge=judging.judge.name,
         protocol={"annotator": annotator.name, "reference": _generators(items)},
         questions=questions,
-        notes=tuple(notes),
-        num_prompt_tokens=sum(record.num_prompt_tokens for record in records),
-        num_answer_tokens=sum(record.num_answer_tokens for record in records),
+        notes=(*answers.notes, *notes),
+        num_prompt_tokens=answers.num_prompt_tokens,
+        num_answer_tokens=answers.num_answer_tokens,
     )
 
 

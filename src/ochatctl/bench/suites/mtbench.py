@@ -13,12 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ochatctl.bench.cost import CHARS_PER_TOKEN, Load, Purse, ask_leave
+from ochatctl.bench.cost import Load, Purse
 from ochatctl.bench.datasets import data_file
 from ochatctl.bench.journal import Record
-from ochatctl.bench.judge import JudgeReport, preflight
-from ochatctl.bench.results import write_result
-from ochatctl.bench.run import EXPECTED_ANSWER_TOKENS, RUNS_DIR, RunConfig, run_dialogues
+from ochatctl.bench.judged import (
+    UNKNOWN_ANSWER,
+    Answers,
+    JudgedReport,
+    given_answers,
+    judge_is_there,
+    keep_scores,
+)
+from ochatctl.bench.run import RunConfig, run_dialogues
 from ochatctl.bench.runner import Dialogue, Watch
 from ochatctl.bench.suites.mtbench_files import (
     Question,
@@ -32,15 +38,11 @@ from ochatctl.bench.suites.mtbench_files import (
 from ochatctl.bench.suites.mtbench_judge import ASK, Compat
 from ochatctl.bench.suites.mtbench_judging import Judging
 from ochatctl.bench.suites.mtbench_score import PairScore, SingleScore
-from ochatctl.bench.target import slug_of
-from ochatctl.config import to_table
 from ochatctl.engine.client import Ask
 from ochatctl.errors import UsageProblem
-from ochatctl.files import write_json
 
 DATA = "mtbench"
 MAX_TOKENS = 1024  # FastChat's
-REPORT_NAME = "report.json"
 FORMAT = "ochatctl.bench.mtbench"
 VERSION = 1
 
@@ -75,39 +77,13 @@ class MtBench:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MtBenchReport:
-    """What came of a run. Without a judge there is no score; what failed or could not be read stands beside it."""
+class MtBenchReport(JudgedReport):
+    """What came of a run; `answers` and `judgments` are FastChat's files."""
 
-    model: str
     mode: str
-    out_dir: Path
-    journal: Path | None
-    answers: Path
-    num_questions: int
-    num_answered: int
-    judge: JudgeReport | None = None
-    judgments: Path | None = None
     score: SingleScore | PairScore | None = None
-    num_unparsed: int = 0
-    num_asked_again: int = 0
-    notes: tuple[str, ...] = ()
-    errors: tuple[str, ...] = ()
     format: str = FORMAT
     version: int = VERSION
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Answered:
-    """A model's answers, whether they were asked for or read."""
-
-    model: str
-    out_dir: Path
-    journal: Path | None
-    path: Path
-    texts: Texts
-    records: tuple[Record, ...] = ()
-    errors: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def run_mtbench(bench: MtBench, config: RunConfig, watch: Watch) -> MtBenchReport:
@@ -146,32 +122,19 @@ async def _run(
 ) -> MtBenchReport:
     purse = config.purse()
     if bench.answers is None:
-        answered = await _ask_model(questions, asked, judging, config, purse, watch)
+        answers = await _ask_model(questions, asked, judging, config, purse, watch)
     else:
-        answered = _given(bench.answers, questions, asked, judging, config, watch)
-    report = MtBenchReport(
-        model=answered.model,
-        mode=bench.mode,
-        out_dir=answered.out_dir,
-        journal=answered.journal,
-        answers=answered.path,
-        num_questions=len(asked),
-        num_answered=sum(question.question_id in answered.texts for question in asked),
-        notes=answered.notes,
-        errors=answered.errors,
-    )
+        answers = _given(bench.answers, questions, asked, judging, config, watch)
+    report = MtBenchReport.of(answers, len(asked), mode=bench.mode)
     if judging is None:
         return report
-    judged = await judging.judge(answered.model, answered.texts, config, answered.out_dir, purse, watch)
+    judged = await judging.judge(answers.model, answers.by_question, config, answers.out_dir, purse, watch)
     result = replace(
         judged.result,
-        notes=(*answered.notes, *judged.result.notes),
-        num_prompt_tokens=sum(record.num_prompt_tokens for record in answered.records),
-        num_answer_tokens=sum(record.num_answer_tokens for record in answered.records),
+        notes=(*answers.notes, *judged.result.notes),
+        num_prompt_tokens=answers.num_prompt_tokens,
+        num_answer_tokens=answers.num_answer_tokens,
     )
-    # Of the last judge and mode; the others' stay beside it.
-    write_result(answered.out_dir, result)
-    write_result(answered.out_dir / "scores" / judged.path.stem, result)
     report = replace(
         report,
         judge=judged.judge,
@@ -180,9 +143,9 @@ async def _run(
         num_unparsed=judged.num_unparsed,
         num_asked_again=judged.num_asked_again,
         notes=result.notes,
-        errors=(*report.errors, *judged.errors),
+        judge_errors=judged.errors,
     )
-    write_json(answered.out_dir / REPORT_NAME, to_table(report))
+    keep_scores(report, result, judged.path.stem)
     return report
 
 
@@ -193,7 +156,7 @@ async def _ask_model(
     config: RunConfig,
     purse: Purse,
     watch: Watch,
-) -> _Answered:
+) -> Answers[tuple[str, ...]]:
     def later(out_dir: Path, records: Sequence[Record]) -> Sequence[Load]:
         return judging.loads(_expected(asked, records), config, out_dir) if judging is not None else ()
 
@@ -207,27 +170,12 @@ async def _ask_model(
     ]
     content = {"questions": digest_of(questions)}
     run = await run_dialogues(
-        "mtbench", content, dialogues, config, watch, purse=purse, later=later, ready=lambda: _preflight(config)
+        DATA, content, dialogues, config, watch, purse=purse, later=later, ready=judge_is_there(config, ASK)
     )
     rows = list(answer_rows(asked, run.records, run.model))
     path = run.out_dir / "model_answer" / f"{run.slug}.jsonl"
     write_rows(path, rows)
-    wanted = {str(question.question_id) for question in asked}
-    records = tuple(record for record in run.records if record.id in wanted)
-    return _Answered(
-        model=run.model,
-        out_dir=run.out_dir,
-        journal=run.journal,
-        path=path,
-        texts={row["question_id"]: tuple(row["choices"][0]["turns"]) for row in rows},
-        records=records,
-        errors=tuple(f"{record.id}, turn {record.turn}: {record.error}" for record in records if record.error),
-    )
-
-
-async def _preflight(config: RunConfig) -> None:
-    if config.judge is not None:
-        await preflight(config.judge, ASK)
+    return Answers.of_run(run, path, {row["question_id"]: tuple(row["choices"][0]["turns"]) for row in rows})
 
 
 def _given(
@@ -237,32 +185,34 @@ def _given(
     judging: Judging | None,
     config: RunConfig,
     watch: Watch,
-) -> _Answered:
-    """Take the answers of a file as they are."""
+) -> Answers[tuple[str, ...]]:
+    """Take the answers of a file as they are; one that lacks a turn is none."""
     file = read_answers(path)
-    out_dir = config.out_dir or RUNS_DIR / f"mtbench-{slug_of(file.model)}-{digest_of(questions)[:8]}"
-    notes = [f"{path}: question {name} is answered twice; the last counts" for name in file.duplicates]
     texts = {
         question.question_id: file.texts[question.question_id]
         for question in asked
         if len(file.texts.get(question.question_id, ())) >= len(question.turns)
     }
-    if len(texts) < len(asked):
-        notes.append(f"{path}: {len(asked) - len(texts)} of {len(asked)} questions are not answered in it")
-    for note in notes:
-        watch.note(note)
-    if judging is not None:
-        ask_leave(judging.loads(texts, config, out_dir), config.leave, watch)
-    return _Answered(model=file.model, out_dir=out_dir, journal=None, path=path, texts=texts, notes=tuple(notes))
+    return given_answers(
+        DATA,
+        digest_of(questions),
+        path,
+        file.model,
+        texts,
+        len(asked),
+        config,
+        watch,
+        loads=lambda out_dir: judging.loads(texts, config, out_dir) if judging is not None else (),
+        notes=[f"{path}: question {name} is answered twice; the last counts" for name in file.duplicates],
+    )
 
 
 def _expected(questions: Iterable[Question], records: Iterable[Record]) -> Texts:
     """Give the answers that are there, and for those that are not a text as long as answers are: to count tokens."""
     texts = {(record.id, record.turn): record.text for record in records if record.text is not None}
-    unknown = "x" * (EXPECTED_ANSWER_TOKENS * CHARS_PER_TOKEN)
     return {
         question.question_id: tuple(
-            texts.get((str(question.question_id), turn), unknown) for turn in range(1, len(question.turns) + 1)
+            texts.get((str(question.question_id), turn), UNKNOWN_ANSWER) for turn in range(1, len(question.turns) + 1)
         )
         for question in questions
     }

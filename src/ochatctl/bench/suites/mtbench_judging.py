@@ -11,6 +11,7 @@ from typing import Any
 from ochatctl.bench.cost import Load, Purse
 from ochatctl.bench.judge import JudgeConfig, JudgeReport, Verdict, judge_all, judge_load
 from ochatctl.bench.judge import Judging as Verdicts
+from ochatctl.bench.judged import JUDGMENTS_DIR
 from ochatctl.bench.results import Line, Result, Status
 from ochatctl.bench.results import Question as Outcome
 from ochatctl.bench.run import RunConfig
@@ -30,7 +31,6 @@ from ochatctl.bench.suites.mtbench_score import Game, PairScore, Rating, SingleS
 from ochatctl.errors import DataError
 
 NO_RATING = -1
-_FOLDER = "judgments"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +92,7 @@ class Judging:
         """Estimate what the judge will be sent."""
         if config.judge is None:
             return []
-        folder = out_dir / _FOLDER
+        folder = out_dir / JUDGMENTS_DIR
         if self.baseline_texts is None:
             return [judge_load(single_cases(self.asked, texts, self.prompts, self.compat), config.judge, folder)]
         cases = pair_cases(self.asked, texts, self.baseline_texts, self.prompts, self.compat)
@@ -101,15 +101,9 @@ class Judging:
     async def judge(
         self, model: str, texts: Texts, config: RunConfig, out_dir: Path, purse: Purse, watch: Watch
     ) -> Judged:
-        """Have the answers judged, and write FastChat's file of judgments.
-
-        Raises:
-            DataError: the baseline is the model itself.
-        """
+        """Have the answers judged, and write FastChat's file of judgments."""
         assert config.judge is not None
         judge = replace(config.judge, max_tries=1) if self.compat else config.judge
-        if model == self.baseline:
-            raise DataError(f"the baseline and the model are both called `{model}`", hint="add `--model-name NAME`")
         if self.baseline_texts is None:
             return await self._single(model, texts, judge, config, out_dir, purse, watch)
         return await self._pairwise(model, texts, judge, config, out_dir, purse, watch)
@@ -126,7 +120,7 @@ class Judging:
     ) -> Judged:
         cases = single_cases(self.asked, texts, self.prompts, self.compat)
         judging = await judge_all(
-            "mtbench", cases, judge, folder=out_dir / _FOLDER, watch=watch, purse=purse, yes=config.yes
+            "mtbench", cases, judge, folder=out_dir / JUDGMENTS_DIR, watch=watch, purse=purse, yes=config.yes
         )
         by_id = {verdict.case.id: verdict for verdict in judging.verdicts}
         rows, ratings = [], []
@@ -162,20 +156,22 @@ class Judging:
     ) -> Judged:
         assert self.baseline_texts is not None
         cases = pair_cases(self.asked, texts, self.baseline_texts, self.prompts, self.compat)
+        # Two checkpoints of one name are two players all the same.
+        baseline = self.baseline if self.baseline != model else f"{model} (baseline)"
         judging = await judge_all(
-            "mtbench", cases, judge, folder=out_dir / _FOLDER, watch=watch, purse=purse, yes=config.yes
+            "mtbench", cases, judge, folder=out_dir / JUDGMENTS_DIR, watch=watch, purse=purse, yes=config.yes
         )
         by_id = {verdict.case.id: verdict for verdict in judging.verdicts}
         rows, games = [], []
         for question, asked, turn, verdicts in self._turns(by_id, "{question}:{turn}:g1", "{question}:{turn}:g2"):
             first, second = verdicts
-            if (row := _pair_row(model, self.baseline, judge.name, asked, turn, first, second)) is None:
+            if (row := _pair_row(model, baseline, judge.name, asked, turn, first, second)) is None:
                 continue
             rows.append(row)
             games.append(
                 Game(
                     model_1=model,
-                    model_2=self.baseline,
+                    model_2=baseline,
                     question_id=question.question_id,
                     category=question.category,
                     turn=turn,
@@ -185,7 +181,7 @@ class Judging:
             )
         path = out_dir / "model_judgment" / f"{judge.slug}_pair.jsonl"
         write_rows(path, rows)
-        scores = score_pairs(games, self.baseline)
+        scores = score_pairs(games, baseline)
         points = {(game.question_id, game.turn): None if game.is_error else game.points(model) for game in games}
         outcomes = [self._outcome(question, texts, points, by_id) for question in self.questions]
         return self._judged(judging, path, scores[0] if scores else None, model, outcomes)
@@ -241,11 +237,6 @@ class Judging:
     ) -> Judged:
         is_pair = self.baseline_texts is not None
         protocol = {"mode": "pairwise" if is_pair else "single", "reading": self.compat or "ochatctl"}
-        notes = [f"the judge refuses `{name}`: {what}" for name, what in judging.judge.refused.items()]
-        if judging.num_unparsed:
-            notes.append(f"{judging.num_unparsed} judgments could not be read, and count nowhere")
-        if judging.judge.called_itself:
-            notes.append(f"the judge calls itself {', '.join(f'`{name}`' for name in judging.judge.called_itself)}")
         return Judged(
             judge=judging.judge,
             path=path,
@@ -258,11 +249,11 @@ class Judging:
                 questions=tuple(outcomes),
                 judge=judging.judge.name,
                 protocol=protocol | ({"baseline": self.baseline} if is_pair else {}),
-                notes=(*self.notes, *notes),
+                notes=(*self.notes, *judging.notes),
             ),
             num_unparsed=judging.num_unparsed,
             num_asked_again=judging.num_asked_again,
-            errors=tuple(f"judgment {error}" for error in judging.errors),
+            errors=judging.errors,
         )
 
 
