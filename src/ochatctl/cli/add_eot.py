@@ -30,9 +30,9 @@ def register(app: typer.Typer) -> None:
 
 def add_eot(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A model folder, or a hub id `owner/name[@revision]`.")
+        str | None, typer.Argument(metavar="MODEL", help="A model folder, or a hub id `owner/name[@revision]`; needed.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where the result is written.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where the result is written; needed.")] = None,
     family: Annotated[
         str, typer.Option("--family", "--model-type", metavar="NAME|FILE.toml", help="Whose tokens are added.")
     ] = _DEFAULT_FAMILY,

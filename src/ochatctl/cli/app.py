@@ -79,5 +79,6 @@ def main() -> None:
     """Run the command line."""
     from ochatctl.cli import commands
 
+    output.show_any_text()
     commands.register(app)
     app(prog_name="ochatctl")

@@ -1,6 +1,7 @@
 """`ochatctl data download`, `ochatctl data sources`."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,8 +89,8 @@ def _report_text(report: "DownloadReport") -> str:
     lines.append(f"{_files(len(report.files))}, {_size(report.num_bytes)} in {report.out_dir}: {state}")
     chats = [file.path for file in report.files if file.path.endswith(_CHAT_SUFFIXES)]
     if chats:
-        what = Path(report.out_dir, chats[0]) if len(chats) == 1 else report.out_dir
-        lines.append(f"next: ochatctl data clean {what} --out clean.jsonl")
+        what = str(Path(report.out_dir, chats[0])) if len(chats) == 1 else report.out_dir
+        lines.append(f"next: ochatctl data clean {shlex.quote(what)} --out clean.jsonl")
     return "\n".join(lines)
 
 

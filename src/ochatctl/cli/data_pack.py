@@ -102,7 +102,14 @@ def pack(
     with output.progress("packing") as advance:
         report = pack_files(config, advance=advance, say=output.note)
     output.result(report, lambda: _pack_text(report))
-    output.note(f"next: ochatctl data plan {shlex.quote(out)} --gpus N --batch-tokens {8 * report.context_tokens}")
+    output.note(_next(model, out))
+
+
+def _next(model: str, prefix: str) -> str:
+    from ochatctl.memory import gpus
+
+    line = ["ochatctl", "train", "--model", model, "--data", prefix, "--out", "run", *([] if gpus() else ["--cpu"])]
+    return f"next: {shlex.join(line)} --dry-run"
 
 
 def _refuse_existing(prefix: str, *, yes: bool) -> None:

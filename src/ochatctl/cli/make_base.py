@@ -1,5 +1,6 @@
 """`ochatctl make-base`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -47,3 +48,5 @@ def make_base(
         f"{made.num_layers} layers of {made.hidden_size}, {made.vocab_size} tokens "
         f"learnt from {made.num_chars:,} characters in {made.num_conversations} conversations",
     )
+    if not dry_run:
+        output.note(f"next: ochatctl add-eot {shlex.quote(str(out))} --out {shlex.quote(f'{out}-eot')}")

@@ -1,7 +1,9 @@
 """The one place that prints: results on stdout, everything else on stderr."""
 
+import codecs
 import contextlib
 import dataclasses
+import io
 import json
 import signal
 import sys
@@ -51,9 +53,7 @@ class Output:
 
     def result(self, value: Any, text: Callable[[], str] | str) -> None:
         """Print the result: the text, or with `--json` the value (a dataclass, a list or a dict)."""
-        typer.echo(
-            json.dumps(_plain(value), ensure_ascii=False) if self.as_json else text if isinstance(text, str) else text()
-        )
+        typer.echo(_json(value) if self.as_json else text if isinstance(text, str) else text())
 
     def piece(self, text: str) -> None:
         """Print a part of the result as soon as it is there."""
@@ -61,10 +61,10 @@ class Output:
 
     def line(self, value: Any) -> None:
         """Print one record of a stream as a JSON line."""
-        typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+        typer.echo(_json(value))
 
     def table(self, value: Any, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print rows under headings, or with `--json` the value."""
+        """Print rows under headings, if these say anything, or with `--json` the value."""
         if self.as_json:
             self.result(value, "")
             return
@@ -72,7 +72,9 @@ class Output:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*columns, box=box.SIMPLE)
+        table = Table(box=box.SIMPLE, show_header=any(columns))
+        for column in columns:
+            table.add_column(column, overflow="fold")  # what is cut off could not be typed
         for row in rows:
             table.add_row(*row)
         # Off a terminal nothing is cut to a width that nobody has.
@@ -179,6 +181,19 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def show_any_text() -> None:
+    """Have a terminal or a file that cannot show a character show its code instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _json(value: Any) -> str:
+    # JSON has escapes of its own.
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    return json.dumps(_plain(value), ensure_ascii=not is_utf8)
 
 
 def _plain(value: Any) -> Any:

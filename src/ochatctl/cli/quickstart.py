@@ -25,6 +25,7 @@ from ochatctl.cli.output import Output, examples
 from ochatctl.config import build, to_table
 from ochatctl.errors import ConfigError, RunError, UsageProblem
 from ochatctl.files import read_json, write_json
+from ochatctl.lock import check_free, hold
 
 STATE_NAME = "quickstart.json"
 STATE_VERSION = 1
@@ -76,15 +77,17 @@ def quickstart(
     """Run the whole chain here: clean and pack sample chats, train, serve, chat, benchmark."""
     # A stopped chain must stop its server too: the usual end at SIGTERM would skip every `finally`.
     signal.signal(signal.SIGTERM, _terminated)
-    output = Output()
-    chain = Chain(output, _open(out, model=model, fresh=fresh, yes=yes), out, _samples())
-    for step in _making_steps(out, model):
-        chain.run(step)
-    port = _free_port()
-    with chain.server(_serve_arguments(out, engine, port), port):
-        chain.ask(port)
-        chain.run(_bench_step(out, port))
-    chain.summary()
+    check_free(out)
+    state = _open(out, model=model, fresh=fresh, yes=yes)
+    with hold(out):
+        chain = Chain(Output(), state, out, _samples())
+        for step in _making_steps(out, model):
+            chain.run(step)
+        port = _free_port()
+        with chain.server(_serve_arguments(out, engine, port), port):
+            chain.ask(port)
+            chain.run(_bench_step(out, port))
+        chain.summary()
 
 
 def _making_steps(out: Path, model: str | None) -> list[Step]:
