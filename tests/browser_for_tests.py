@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from gated_engine_for_tests import GatedEngine
 from serving_for_tests import Served, byte_tokenizer, serving
 
 from ochatctl.chat.families import get_family
-from ochatctl.engine.base import Delta, SamplingSpec
+from ochatctl.engine.base import Delta, Engine, SamplingSpec
 from ochatctl.engine.echo import EchoEngine
 
 _FLAGS = (
@@ -64,7 +65,8 @@ class Stage:
     def __init__(self, family_name: str, *, context_tokens: int) -> None:
         self.context_tokens = context_tokens
         self._tokenizer = byte_tokenizer(get_family(family_name))
-        self._answers: list[EchoEngine] = []
+        self._answers: list[Engine] = []
+        self._is_held = False
         self._dead = False
         # What it was asked for, in order: the prompt's text and the spec.
         self.asked: list[tuple[str, SamplingSpec]] = []
@@ -72,18 +74,32 @@ class Stage:
         self.num_aborted = 0
         self.progress = 0
 
-    def say(self, *texts: str, delay_seconds: float = 0.0, fail_after_tokens: int | None = None) -> None:
-        """Set the next answers; after the last, questions are echoed again."""
+    def say(
+        self,
+        *texts: str,
+        delay_seconds: float = 0.0,
+        fail_after_tokens: int | None = None,
+        hold_after_tokens: int | None = None,
+    ) -> None:
+        """Set the next answers; after the last, questions are echoed again. `release` lets what is held go on."""
+        self._is_held = hold_after_tokens is not None
         self._answers = [
-            EchoEngine(
-                self._tokenizer,
-                context_tokens=self.context_tokens,
-                reply=lambda _, text=text: self._tokenizer.encode_text(text),
-                delay_seconds=delay_seconds,
-                fail_after_tokens=fail_after_tokens,
+            GatedEngine(
+                EchoEngine(
+                    self._tokenizer,
+                    context_tokens=self.context_tokens,
+                    reply=lambda _, text=text: self._tokenizer.encode_text(text),
+                    delay_seconds=delay_seconds,
+                    fail_after_tokens=fail_after_tokens,
+                ),
+                lambda number: not self._is_held or number <= (hold_after_tokens or 0),
             )
             for text in texts
         ]
+
+    def release(self) -> None:
+        """Let an answer go on that was held."""
+        self._is_held = False
 
     def die(self, dead: bool = True) -> None:
         """End as a crash would, or come back."""
@@ -103,7 +119,7 @@ class Stage:
     async def generate(self, prompt_ids: Sequence[int], spec: SamplingSpec) -> AsyncGenerator[Delta, None]:
         self.check_alive()
         self.asked.append((self._tokenizer.decode(prompt_ids), spec))
-        engine = (
+        engine: Engine = (
             self._answers.pop(0) if self._answers else EchoEngine(self._tokenizer, context_tokens=self.context_tokens)
         )
         await engine.start()
@@ -154,7 +170,7 @@ class Visit:
         reply = self.page.locator("[data-testid=message][data-role=assistant]").last
         return reply if name == "message" else reply.get_by_test_id(name)
 
-    def wait(self, state: str = "done", timeout_seconds: float = 15) -> Any:
+    def wait(self, state: str = "done", timeout_seconds: float = 60) -> Any:
         """Wait until the last reply is in a state, and give it."""
         self.until(
             """([all, state]) => [...document.querySelectorAll(all)].at(-1)?.dataset.state === state""",
@@ -163,13 +179,27 @@ class Visit:
         )
         return self.last()
 
-    def until(self, script: str, arg: Any = None, timeout_seconds: float = 15) -> None:
+    def until(self, script: str, arg: Any = None, timeout_seconds: float = 60) -> None:
         """Wait until a script gives something true. Playwright's own way would be refused by the page's CSP."""
         end = time.monotonic() + timeout_seconds
         while not self.page.evaluate(script, arg):
             seen = self.page.inner_text("body")[-2000:] if time.monotonic() > end else ""
             assert time.monotonic() < end, f"not within {timeout_seconds} s: {script}\n{seen}"
             self.page.wait_for_timeout(15)
+
+    def saved(self, text: str, times: int = 1) -> None:
+        """Wait until what the page keeps has a text so often."""
+        self.until(
+            """([text, times]) => new Promise((give) => {
+                indexedDB.open("ochatctl").onsuccess = ({ target: { result: db } }) => {
+                    db.transaction("conversations").objectStore("conversations").getAll().onsuccess = ({ target }) => {
+                        db.close();
+                        give(JSON.stringify(target.result).split(text).length > times);
+                    };
+                };
+            })""",
+            arg=[text, times],
+        )
 
     def reply_to(self, text: str) -> Any:
         """Ask, and give the finished reply."""
@@ -206,7 +236,7 @@ def visiting(browser: Any, origin: str, *, path: str = "/", wait: bool = True, *
     settings = usual | settings
     allowed = settings.pop("allowed", ())
     context = browser.new_context(base_url=origin, **settings)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     context.add_init_script(_WATCH)
     page = context.new_page()
     visit = Visit(page=page, origin=origin)

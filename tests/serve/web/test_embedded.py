@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from browser_for_tests import Visit, visiting
 from serving_for_tests import Served, byte_tokenizer, serving
+from waiting_for_tests import wait_until
 
 from ochatctl.chat.families import get_family
 
@@ -81,11 +82,7 @@ def test_stop_stops_the_model(visit: Visit, served: Served) -> None:
     visit.page.keyboard.press("Escape")
     visit.wait()
     assert visit.last("finish-reason").get_attribute("data-reason") == "stopped"
-    for _ in range(40):
-        if not served.engine.num_running:
-            break
-        visit.page.wait_for_timeout(50)
-    assert served.engine.num_running == 0
+    wait_until(lambda: not served.engine.num_running)
 
 
 def test_regenerate_and_edit_draw_anew(visit: Visit) -> None:

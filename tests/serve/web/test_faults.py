@@ -168,15 +168,15 @@ def test_a_server_killed_amid_a_reply_is_told_and_found_again(browser: Any, tmp_
 
 def test_an_interrupted_reply_can_be_gone_on_with_after_a_reload(browser: Any, theatre: tuple[Served, Stage]) -> None:
     served, stage = theatre
-    stage.say("A long answer " * 100, delay_seconds=0.004)
+    stage.say("A long answer " * 100, hold_after_tokens=50)
     with visiting(browser, served.base_url) as visit:
         visit.ask("Go")
         visit.until("document.body.innerText.includes('A long answer A long')")
-        visit.page.wait_for_timeout(900)
+        visit.saved("A long answer A long")
         visit.page.reload()
         visit.ready()
         assert "A long answer" in visit.last("content").inner_text()
-        visit.until("![...document.querySelectorAll('[data-state=streaming]')].length", timeout_seconds=10)
+        visit.until("![...document.querySelectorAll('[data-state=streaming]')].length")
         stage.say("and its end.")
         visit.last("continue").click()
         visit.wait()

@@ -6,6 +6,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -236,6 +237,15 @@ def test_who_scrolls_up_is_left_there(browser: Any, theatre: tuple[Served, Stage
         visit.has("jump", 0)
 
 
+_COUNT_FRAMES = """() => {
+    cancelAnimationFrame(window.__frame);
+    window.__frames = [];
+    const count = (at) => { window.__frames.push(at); window.__frame = requestAnimationFrame(count); };
+    window.__frame = requestAnimationFrame(count);
+}"""
+_FRAME_GAPS = "window.__frames.slice(1).map((at, index) => at - window.__frames[index])"
+
+
 def test_a_reply_of_ten_thousand_tokens_stays_smooth(browser: Any) -> None:
     """Units: CPU seconds of the page's main thread, which other work on this machine does not lengthen."""
     text = REPLY * 42  # of a model's tokens, about four letters each
@@ -250,25 +260,25 @@ def test_a_reply_of_ten_thousand_tokens_stays_smooth(browser: Any) -> None:
             told = cdp.send("Performance.getMetrics")["metrics"]
             return float(next(each["value"] for each in told if each["name"] == "TaskDuration"))
 
+        # What a frame takes where the page does nothing; on a busy machine that is more than a sixtieth of a second.
+        visit.page.evaluate(_COUNT_FRAMES)
+        visit.page.wait_for_timeout(400)
+        idle = median(visit.page.evaluate(_FRAME_GAPS))
         took: list[float] = []
         for part in (text[: len(text) // 4], text):
             stage.say(part)
             visit.at("new-chat").click()
-            visit.page.evaluate(
-                """() => { window.__frames = [];
-                    const frame = (at) => { window.__frames.push(at); requestAnimationFrame(frame); };
-                    requestAnimationFrame(frame); }"""
-            )
+            visit.page.evaluate(_COUNT_FRAMES)
             before = cpu_seconds()
             visit.ask("Tell me everything")
             visit.until("document.querySelector('[data-role=assistant]')")
-            visit.wait(timeout_seconds=60)
+            visit.wait(timeout_seconds=120)
             took.append(cpu_seconds() - before)
-        gaps = visit.page.evaluate("window.__frames.slice(1).map((at, index) => at - window.__frames[index])")
+        gaps = visit.page.evaluate(_FRAME_GAPS)
         assert len(visit.last("content").inner_text()) > 0.8 * len(text) > 30_000
         # Drawn once: about 0.5 s. A page that draws the whole with each piece takes more than a minute.
         assert took[1] < 4
         assert took[1] < 8 * took[0] + 0.2
         # Most frames come in time while it streams.
         assert len(gaps) > 20
-        assert sorted(gaps)[len(gaps) // 2] < 40
+        assert median(gaps) < max(40, 2.5 * idle)
