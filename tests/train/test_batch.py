@@ -80,7 +80,7 @@ def test_what_is_asked_for_wins_over_the_step_and_says_so() -> None:
 def test_a_step_too_small_for_the_longest_conversation_is_refused() -> None:
     with pytest.raises(ConfigError, match="leaves 1024 to each of 64 ranks") as caught:
         batch_of(64, step_tokens=65536)
-    assert "batch.step_tokens=262144" in caught.value.hint
+    assert caught.value.hint == "ochatctl train --set batch.step_tokens=262144"
 
 
 def test_without_a_step_an_epoch_has_several_and_memory_bounds_a_batch() -> None:
@@ -88,6 +88,10 @@ def test_without_a_step_an_epoch_has_several_and_memory_bounds_a_batch() -> None
     assert batch.tokens == 1000
     assert "several steps" in notes
     batch, notes = batch_of(1, most=20_000)
-    assert batch.tokens == 16384
-    assert "which a GPU's memory holds" in notes
+    assert batch == Batch(tokens=16384, accumulation=2), "the step depends on the memory of a GPU"
+    assert "16384 tokens a rank, the most that a GPU's memory holds, accumulation 2" in notes
+    assert batch_of(1, most=20_000, accumulation=1)[0] == Batch(tokens=16384, accumulation=1)
+    batch, notes = batch_of(1, most=100)
+    assert batch == Batch(tokens=4096, accumulation=8)
+    assert "the least: the longest conversation" in notes
     assert batch_of(1, on_cpu=True)[0].tokens == 4096

@@ -81,8 +81,8 @@ def known(device_gb: float | None, spread: Spread, *, is_here: bool = True, toke
 def test_openchats_run_fits_eight_gpus_of_80_gb_and_says_nothing() -> None:
     spread = Spread(num_ranks=8)
     notes: list[str] = []
-    check_memory(TrainRequest(ac="full"), known(80, spread), spread, num_tokens=32768, notes=notes)
-    check_memory(TrainRequest(), known(None, spread), spread, num_tokens=32768, notes=notes)
+    check_memory(TrainRequest(ac="full"), known(80, spread), spread, num_tokens=32768, longest=4096, notes=notes)
+    check_memory(TrainRequest(), known(None, spread), spread, num_tokens=32768, longest=4096, notes=notes)
     assert notes == []
 
 
@@ -94,9 +94,21 @@ def test_what_may_not_fit_is_said_with_a_command_that_does(device_gb: float, ac:
     spread = Spread(num_ranks=8, recompute=ac, zero_stage=2)
     notes: list[str] = []
     request = TrainRequest(model="m", ac=ac)
-    check_memory(request, known(device_gb, spread, is_here=False), spread, num_tokens=32768, notes=notes)
+    check_memory(request, known(device_gb, spread, is_here=False), spread, num_tokens=32768, longest=4096, notes=notes)
     assert "memory may run out" in notes[0]
     assert f"ochatctl train --model m {advice}" in notes[0].replace("--zero 2 ", "") or advice in notes[0]
+
+
+def test_what_would_fit_still_holds_the_longest_conversation() -> None:
+    spread = Spread(num_ranks=8)
+    advised = {}
+    for longest in (4096, 12_000):
+        notes: list[str] = []
+        here = known(20, spread, is_here=False)
+        check_memory(TrainRequest(ac="full"), here, spread, num_tokens=32768, longest=longest, notes=notes)
+        advised[longest] = notes[0]
+    assert advised[4096].endswith("--offload all --batch-tokens 8192 --ac full")
+    assert advised[12_000].endswith("--offload all --batch-tokens 12000 --ac full")
 
 
 def test_a_model_whose_state_alone_is_too_large_is_refused_with_what_would_fit() -> None:
@@ -104,7 +116,7 @@ def test_a_model_whose_state_alone_is_too_large_is_refused_with_what_would_fit()
 
     spread = Spread(num_ranks=1)
     with pytest.raises(EnvironmentProblem, match=r"alone take 208\.3 GB") as caught:
-        check_memory(TrainRequest(ac="full"), known(80, spread), spread, num_tokens=32768, notes=[])
+        check_memory(TrainRequest(ac="full"), known(80, spread), spread, num_tokens=32768, longest=4096, notes=[])
     assert "--offload" in caught.value.hint
 
 

@@ -72,7 +72,8 @@ def _estimate(plan: "RunPlan") -> Iterator[str]:
         )
         for part in known.host.parts:
             yield f"  {_gb(part.num_bytes)}  {part.name}: {part.formula}"
-    yield f"Disk: {_gb(known.disk_bytes).strip()}, of {_gb(known.disk_free_bytes).strip()} that are free"
+    there = "" if known.device.is_here else " here"
+    yield f"Disk: {_gb(known.disk_bytes).strip()}, of {_gb(known.disk_free_bytes).strip()} that are free{there}"
     for _, alike in itertools.groupby(known.disk, key=lambda part: (part.num_bytes, part.formula)):
         parts = list(alike)
         name = parts[0].name + (f" to {parts[-1].name}, each" if len(parts) > 1 else "")

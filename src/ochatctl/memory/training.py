@@ -107,7 +107,9 @@ def state_parts(weights: Weights, spread: Spread) -> tuple[Part, ...]:
     """Give weights, gradients and optimizer state of a rank, as the strategy shards them."""
     if spread.trained_params is not None:
         trained = Weights(num_params=spread.trained_params, num_bytes=0, dtypes={})
-        return (_frozen_part(weights, spread), *state_parts(trained, replace(spread, trained_params=None)))
+        learns = state_parts(trained, replace(spread, trained_params=None))
+        named = (replace(part, name="adapters") if part.name == "weights" else part for part in learns)
+        return (_frozen_part(weights, spread), *named)
     params, num = weights.num_params, spread.num_ranks
     moments, moments_are = (2, "8 bits") if spread.is_8bit else (8, "fp32")
     if spread.strategy == "fsdp":

@@ -118,7 +118,7 @@ def _of_step(request: TrainRequest, step: int, limits: Limits, notes: list[str])
         raise ConfigError(
             f"a step of {step} tokens leaves {batch.tokens} to each of {limits.num_ranks} ranks x {accumulation} "
             f"passes, and the longest conversation has {limits.longest}",
-            hint=f"--set batch.step_tokens={limits.longest * limits.num_ranks * accumulation}, or fewer ranks",
+            hint=request.command(**{"batch.step_tokens": limits.longest * limits.num_ranks * accumulation}),
         )
     _say_step(step, batch, limits, notes)
     return batch
@@ -136,14 +136,18 @@ def _say_step(step: int, batch: Batch, limits: Limits, notes: list[str]) -> None
 
 
 def _several_steps(request: TrainRequest, limits: Limits, notes: list[str]) -> Batch:
-    accumulation = request.batch.accumulation or 1
-    even = math.ceil(limits.total / (limits.num_ranks * accumulation * _MIN_STEPS_PER_EPOCH))
-    usual = limits.usual
-    while usual > limits.longest and not limits.fits(usual):
-        usual //= 2
-    chosen = max(limits.longest, min(usual, even))
-    if chosen < usual:
-        notes.append(f"batch of {chosen} tokens a rank, so that an epoch has several steps; `--batch-tokens` sets it")
-    elif chosen < limits.usual:
-        notes.append(f"batch of {chosen} tokens a rank, which a GPU's memory holds; `--batch-tokens` sets it")
-    return Batch(tokens=chosen, accumulation=accumulation)
+    """Take the usual batch, or less where an epoch would have few steps; what memory makes smaller is added up."""
+    asked = request.batch.accumulation
+    even = math.ceil(limits.total / (limits.num_ranks * (asked or 1) * _MIN_STEPS_PER_EPOCH))
+    wanted = max(limits.longest, min(limits.usual, even))
+    tokens = wanted
+    while tokens > limits.longest and not limits.fits(tokens):
+        tokens = max(limits.longest, tokens // 2)
+    batch = Batch(tokens=tokens, accumulation=asked or max(1, round(wanted / tokens)))
+    if tokens < wanted:
+        why = "the most that a GPU's memory holds" if limits.fits(tokens) else "the least: the longest conversation"
+        added = f", accumulation {batch.accumulation}" if asked is None else ""
+        notes.append(f"batch of {tokens} tokens a rank, {why}{added}; `--batch-tokens` sets it")
+    elif wanted < limits.usual:
+        notes.append(f"batch of {wanted} tokens a rank, so that an epoch has several steps; `--batch-tokens` sets it")
+    return batch

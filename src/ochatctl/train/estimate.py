@@ -35,7 +35,7 @@ from ochatctl.memory.training import (
     training_need,
 )
 from ochatctl.train.config import DType, Recompute, TrainConfig
-from ochatctl.train.disk import resume_bytes, saves_resume
+from ochatctl.train.disk import resume_bytes, saves_resume, size_text
 from ochatctl.train.request import TrainRequest
 from ochatctl.train.spec import read_lora
 
@@ -126,7 +126,8 @@ def find_device(*, on_cpu: bool, num_ranks: int, gpu_memory_gb: float | None) ->
     if not found:
         return Device(name="a GPU that is not here", total_bytes=None, is_here=False)
     least = min(found, key=lambda gpu: gpu.total_bytes)
-    return Device(name=least.name, total_bytes=least.total_bytes, is_here=True)
+    # One that shares the system's memory does not say how much it has.
+    return Device(name=least.name, total_bytes=least.total_bytes or None, is_here=True)
 
 
 def spread_of(
@@ -142,7 +143,8 @@ def spread_of(
     return Spread(
         strategy="fsdp" if strategy == "fsdp" else "deepspeed",
         zero_stage=zero_stage,
-        offload=request.offload,
+        # On CPU there is nowhere to move it.
+        offload="none" if request.cpu else request.offload,
         num_ranks=num_ranks,
         is_half=dtype != "float32",
         # Automatic: as if all were, until the batch is known.
@@ -216,8 +218,10 @@ def estimate(
     )
 
 
-def check_memory(request: TrainRequest, known: Estimate, spread: Spread, *, num_tokens: int, notes: list[str]) -> None:
-    """Say where a rank's memory may not hold the run.
+def check_memory(
+    request: TrainRequest, known: Estimate, spread: Spread, *, num_tokens: int, longest: int, notes: list[str]
+) -> None:
+    """Say where a rank's memory may not hold the run, of `num_tokens` at once, which `longest` is the least of.
 
     Raises:
         EnvironmentProblem: weights, gradients and optimizer alone are more than there is.
@@ -233,7 +237,7 @@ def check_memory(request: TrainRequest, known: Estimate, spread: Spread, *, num_
     if total is None or known.fits:
         return
     state = sum(part.num_bytes for part in state_parts(known.model.weights, spread))
-    advice = _what_fits(request, known, spread, num_tokens)
+    advice = _what_fits(request, known, spread, num_tokens, max(longest, num_tokens // 4))
     need = f"{known.memory.num_bytes / 1e9:.1f} GB a rank are estimated, and {known.device.name} has {total / 1e9:.1f}"
     if state > total and known.device.is_here and not spread.on_cpu:
         raise EnvironmentProblem(
@@ -243,11 +247,11 @@ def check_memory(request: TrainRequest, known: Estimate, spread: Spread, *, num_
     notes.append(f"memory may run out: {need}" + (f"; by the same estimate this fits: {advice}" if advice else ""))
 
 
-def _what_fits(request: TrainRequest, known: Estimate, spread: Spread, num_tokens: int) -> str:
+def _what_fits(request: TrainRequest, known: Estimate, spread: Spread, num_tokens: int, fewer: int) -> str:
     """Give the first command, from the least costly change on, that would fit; nothing where none does."""
     total = known.device.total_bytes or 0
     recompute: dict[str, Any] = {} if request.ac == "full" else {"ac": "full"}
-    less = {"batch_tokens": num_tokens // 4, "batch_size_per_gpu": None}
+    less = {"batch_tokens": fewer, "batch_size_per_gpu": None} if fewer < num_tokens else {}
     theirs = {"strategy": "deepspeed"} if spread.strategy == "fsdp" else {}
     changes: tuple[dict[str, Any], ...] = (
         recompute,
@@ -290,7 +294,7 @@ def _disk(config: TrainConfig, num_params: int, saved_bytes: int) -> tuple[Part,
     if not saves_resume(config):
         return saved
     each, times = resume_bytes(config, num_params), config.keep + 1
-    what = f"{each / 1e9:.2f} GB each, weights and optimizer: {config.keep} kept, and one while it is written"
+    what = f"{size_text(each)} each, weights and optimizer: {config.keep} kept, and one while it is written"
     return (*saved, Part(name="resume checkpoints", num_bytes=times * each, formula=what))
 
 

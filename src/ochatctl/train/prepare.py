@@ -32,7 +32,7 @@ from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.course import Course, plan_run
 from ochatctl.train.data_files import find_train_file, pack_line
 from ochatctl.train.deepspeed_json import Difference
-from ochatctl.train.disk import disk_need, resume_bytes, saves_resume
+from ochatctl.train.disk import disk_need, resume_bytes, saves_resume, size_text
 from ochatctl.train.estimate import (
     Estimate,
     check_memory,
@@ -230,7 +230,8 @@ def prepare(request: TrainRequest, *, is_dry_run: bool = False, gpu_memory_gb: f
             lengths=dataset.lengths,
             saved_bytes=saved_bytes,
         )
-        check_memory(request, known, spread, num_tokens=batch.tokens, notes=notes)
+        longest = int(dataset.lengths.max())
+        check_memory(request, known, spread, num_tokens=batch.tokens, longest=longest, notes=notes)
     run_plan = _run_plan(choice, dataset, plan, per_step, notes)
     return replace(
         run_plan,
@@ -250,7 +251,7 @@ def _disk_need(choice: Choice, saved_bytes: int, num_parameters: int, notes: lis
     if saves_resume(config):
         each = resume_bytes(config, num_parameters)
         notes.append(
-            f"resume checkpoints: {each / 1e9:.2f} GB each, {config.keep} kept and one more while it is written"
+            f"resume checkpoints: {size_text(each)} each, {config.keep} kept and one more while it is written"
             + (_fewer(config) if (config.keep + 1) * each >= _MUCH_BYTES else "")
         )
     return disk_need(config, num_parameters=num_parameters, model_bytes=saved_bytes)
