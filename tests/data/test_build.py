@@ -9,13 +9,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 from tokenizers_for_tests import byte_bpe, data_dir, write_fast
+from waiting_for_tests import wait_until
 
 from ochatctl.chat.conversation import parse_conversation
 from ochatctl.chat.families import load_family
@@ -270,8 +270,15 @@ def test_a_killed_run_is_gone_on_with_and_ends_alike(tmp_path: Path, model: Path
     whole = dataclasses.replace(settings, prefix=str(tmp_path / "whole"))
     pack_files(whole)
     script = tmp_path / "pack.py"
+    # With a number behind it, it writes no more shards than that, and waits for its end.
     script.write_text(
-        "import pathlib, sys\nfrom ochatctl.data.build import PackConfig, pack_files\n"
+        "import pathlib, sys, time\nfrom ochatctl.data.build import PackConfig, pack_files\n"
+        "def hold(event, arguments):\n"
+        "    if event == 'os.rename' and str(arguments[1]).endswith('.part'):\n"
+        "        while len(list(pathlib.Path(arguments[1]).parent.glob('[!.]*.part'))) >= int(sys.argv[1]):\n"
+        "            time.sleep(3600)\n"
+        "if sys.argv[1:]:\n"
+        "    sys.addaudithook(hold)\n"
         "if __name__ == '__main__':\n"
         f"    pack_files(PackConfig(data_path=pathlib.Path({str(settings.data_path)!r}),"
         f" model_dir=pathlib.Path({str(model)!r}), prefix={prefix!r}, family='openchat_v3.2',"
@@ -281,16 +288,13 @@ def test_a_killed_run_is_gone_on_with_and_ends_alike(tmp_path: Path, model: Path
     parts = Path(f"{prefix}.parts")
     num_kills = 0
     for wanted in (3, 9):
-        process = subprocess.Popen([sys.executable, script], env=environment, start_new_session=True)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and len(shards_in(parts)) < wanted and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.kill()
-        num_kills += process.wait() == -signal.SIGKILL
+        command = [sys.executable, script, str(wanted)]
+        with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+            wait_for_shards(parts, wanted, process)
+            process.kill()
+        num_kills += process.returncode == -signal.SIGKILL
         # The workers end with it: nobody is left to write.
-        while is_alive(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not is_alive(process.pid)
+        wait_for_end(process.pid)
         assert not [path for path in (tmp_path / "out").iterdir() if path != parts]
     assert num_kills == 2
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
@@ -298,6 +302,14 @@ def test_a_killed_run_is_gone_on_with_and_ends_alike(tmp_path: Path, model: Path
     for name in NAMES:
         assert Path(f"{prefix}.{name}").read_bytes() == Path(f"{whole.prefix}.{name}").read_bytes()
     assert not parts.exists()
+
+
+def wait_for_shards(parts: Path, wanted: int, process: "subprocess.Popen[bytes]") -> None:
+    wait_until(lambda: process.poll() is not None or len(shards_in(parts)) >= wanted)
+
+
+def wait_for_end(group: int) -> None:
+    wait_until(lambda: not is_alive(group))
 
 
 def is_alive(group: int) -> bool:
