@@ -67,6 +67,37 @@ def test_gpus_are_read_from_what_nvidia_smi_prints() -> None:
     assert (second.index, second.free_bytes) == (1, 2 * 2**20)
 
 
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        (None, [0, 1]),
+        ("1", [1]),
+        ("1,0", [0, 1]),
+        ("0,-1,1", [0]),
+        ("GPU-b1", [1]),
+        ("", []),
+        ("-1", []),
+        ("MIG-c", []),
+    ],
+)
+def test_gpus_are_those_that_cuda_may_use(
+    visible: str | None, found: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(
+        """#!/bin/sh
+case "$*" in *--id=*) ids=",${*##*--id=},"; ids="${ids%% *},";; *) ids=",0,1,";; esac
+case "$ids" in *,0,*|*,GPU-a0,*) echo "0, NVIDIA T4, 15360, 15000, 570.124.06, 7.5";; esac
+case "$ids" in *,1,*|*,GPU-b1,*) echo "1, NVIDIA A100-SXM4-80GB, 81920, 81000, 570.124.06, 8.0";; esac
+"""
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.index for gpu in memory.gpus()] == found
+
+
 @pytest.mark.parametrize("text", ["", "No devices were found\n", "NVIDIA-SMI has failed\n", "a, b, c, d, e, f\n"])
 def test_a_driver_that_finds_nothing_gives_no_gpu(text: str) -> None:
     assert memory.parse_gpus(text) == ()

@@ -3,6 +3,7 @@
 Standard library only: GPUs are asked of `nvidia-smi`, weights are read from safetensors headers.
 """
 
+import itertools
 import json
 import os
 import platform
@@ -133,16 +134,34 @@ def disk_free_bytes(folder: Path) -> int:
 
 
 def gpus() -> tuple[Gpu, ...]:
-    """Give the NVIDIA GPUs; none where there is no driver, or it does not answer."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
+    """Give the NVIDIA GPUs that this process may use; none where there is no driver, or it does not answer.
+
+    `nvidia-smi` itself knows nothing of `CUDA_VISIBLE_DEVICES`; a part of a GPU (MIG) has no figures there.
+    """
+    command, visible = shutil.which("nvidia-smi"), _visible_devices()
+    if command is None or visible == ():
         return ()
-    query = [command, f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+    query = [
+        command,
+        *([f"--id={','.join(visible)}"] if visible else []),
+        f"--query-gpu={','.join(_GPU_FIELDS)}",
+        "--format=csv,noheader,nounits",
+    ]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=_SMI_TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
     return parse_gpus(done.stdout) if done.returncode == 0 else ()
+
+
+def _visible_devices() -> tuple[str, ...] | None:
+    """Give the numbers or UUIDs that CUDA is told to keep to; None: it may use all."""
+    text = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return None
+    names = (name.strip() for name in text.split(","))
+    # As CUDA reads it: what follows a name that is none does not count.
+    return tuple(itertools.takewhile(lambda name: name and not name.startswith(("-", "MIG")), names))
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:
