@@ -118,6 +118,12 @@ def test_published_scores_carry_their_source_and_their_doubts() -> None:
     assert anchors_of(weighted) == ()
 
 
+def test_two_runs_of_one_name_are_told_apart_by_their_places() -> None:
+    assert difference_line(compare(result(), result(1.0))).startswith("the second run - the first: +1.00 [")
+    named = difference_line(compare(result(), result(1.0, model="theirs")))
+    assert named.startswith("theirs - ours: +1.00 [")
+
+
 def test_a_radar_has_an_axis_a_category_and_stays_in_its_rim() -> None:
     found = radar([summarise(result()), summarise(result(99))])
     assert found is not None

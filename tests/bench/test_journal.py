@@ -75,6 +75,8 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="`max_tokens` was `32` and is `64`") as caught:
         Journal(path, SETTINGS | {"max_tokens": 64})
     assert "--yes" in caught.value.hint
+    with pytest.raises(UsageProblem, match="belongs to a run of `bench tasks`"):
+        Journal(path, {"suite": "mtbench", "questions": "1a2b"})
     assert path.read_bytes() == before
 
 

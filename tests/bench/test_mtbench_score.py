@@ -132,6 +132,7 @@ def test_a_file_of_games_is_scored_against_a_baseline(tmp_path: Path) -> None:
     [
         ({"question_id": None}, "`question_id` is `None`"),
         ({"score": "8"}, "`score` is `8`"),
+        ({"score": float("nan")}, "`score` is `nan`"),
         ({"turn": 0}, "`turn` is `0`"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ochatctl.bench.journal import Journal, Record
 from ochatctl.bench.results import FILE_NAME, Line, Question, Result, read_result, write_result
 from ochatctl.bench.summary import compare, shown, summarise
 from ochatctl.errors import DataError
@@ -160,6 +161,15 @@ def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, line: int, value:
     path.write_text("\n".join(lines))
     with pytest.raises(DataError, match=said):
         read_result(tmp_path)
+
+
+def test_a_run_without_a_score_yet_says_how_far_it_is(tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal.jsonl", {"suite": "suite"}) as journal:
+        journal.append(Record(id="a:1", text="b"))
+        journal.append(Record(id="a:2", error="RemoteError: gone"))
+    with pytest.raises(DataError, match="1 answer so far, and no score yet") as raised:
+        read_result(tmp_path)
+    assert "the command that began the run goes on with it" in raised.value.hint
 
 
 def test_a_folder_that_is_not_scored_is_named(tmp_path: Path) -> None:

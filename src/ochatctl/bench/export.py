@@ -120,11 +120,14 @@ def difference_line(comparison: Comparison) -> str:
     """Say in a sentence what two runs differ by, and whether that is noise."""
     found, unit = comparison.overall, comparison.first.unit
     sign = "+" if found.value > 0 else ""
+    names = [comparison.second.model, comparison.first.model]
+    if names[0] == names[1]:
+        names = ["the second run", "the first"]
     text = (
-        f"{comparison.second.model} - {comparison.first.model}: {sign}{shown(found.value, unit)} "
+        f"{names[0]} - {names[1]}: {sign}{shown(found.value, unit)} "
         f"[{shown(found.low, unit)}, {shown(found.high, unit)}] over {found.num_questions} questions"
     )
-    left_out = f" ({found.num_left_out} that only one of them has left out)" if found.num_left_out else ""
+    left_out = f" ({found.num_left_out} more are not scored alike in both)" if found.num_left_out else ""
     verdict = "this is noise, for the interval holds zero" if found.is_noise else "more than noise"
     return f"{text}{left_out}: {verdict}"
 

@@ -190,12 +190,12 @@ def _checked_header(value: dict[str, Any], path: Path) -> dict[str, Any]:
 def _refused(path: Path, header: dict[str, Any], settings: dict[str, Any]) -> UsageProblem:
     old = header.get("settings")
     old = old if isinstance(old, dict) else {}
+    hint = "choose another `--out`, or add `--yes` to overwrite it"
+    if old.get("suite") != settings.get("suite"):
+        return UsageProblem(f"`{path}` belongs to a run of `bench {old.get('suite')}`", hint=hint)
     changed = [key for key in {**old, **settings} if old.get(key) != settings.get(key)]
     named = "; ".join(f"`{key}` was {_shown(old.get(key))} and is {_shown(settings.get(key))}" for key in changed)
-    return UsageProblem(
-        f"`{path}` was begun with other settings: {named or 'its digest differs'}",
-        hint="choose another `--out`, or add `--yes` to overwrite it",
-    )
+    return UsageProblem(f"`{path}` was begun with other settings: {named or 'its digest differs'}", hint=hint)
 
 
 def _set_aside(file: IO[bytes], path: Path, header: dict[str, Any]) -> None:

@@ -214,6 +214,8 @@ async def preflight(config: JudgeConfig, ask: Ask, needs: Collection[str] = ()) 
             if name is None:
                 raise _no_judge(config, error) from error
             _spare(name, renamed, refused)
+        except RemoteError as error:
+            raise RemoteError(f"no judge: {error.message}", hint="see `--judge-base-url`") from error
         finally:
             await client.close()
     if asked.top_logprobs is not None and reply.first_logprobs is None:

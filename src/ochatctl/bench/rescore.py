@@ -98,6 +98,8 @@ def kind_of(path: Path) -> str:
     Raises:
         DataError: none fits.
     """
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, where files are expected", hint=f"ochatctl bench show {path}")
     row = _first_row(path)
     for name, kind in KINDS.items():
         if kind.fits(row):

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ochatctl.bench.journal import FILE_NAME as JOURNAL_NAME
+from ochatctl.bench.journal import peek
 from ochatctl.config import build
 from ochatctl.errors import ConfigError, DataError
 from ochatctl.files import atomic_file, read_jsonl
@@ -99,8 +101,7 @@ def read_result(run: Path) -> Result:
     """
     path = run / FILE_NAME if run.is_dir() else run
     if not path.exists():
-        hint = "the command that made the run scores it" if run.is_dir() else "ochatctl bench list"
-        raise DataError(f"{run}: no `{FILE_NAME}` of a scored run", hint=hint)
+        raise _not_scored(run)
     lines = read_jsonl(path)
     where, head = next(lines, (f"{path}:1", None))
     try:
@@ -111,9 +112,21 @@ def read_result(run: Path) -> Result:
         raise DataError(error.message, hint="score the run again with the command that made it") from error
 
 
+def _not_scored(run: Path) -> DataError:
+    journal = run / JOURNAL_NAME
+    if not journal.is_file():
+        return DataError(f"{run}: no `{FILE_NAME}` of a scored run", hint="ochatctl bench list")
+    num_answers = len(peek(journal))
+    return DataError(
+        f"{run}: {num_answers} answer{'' if num_answers == 1 else 's'} so far, and no score yet",
+        hint="the command that began the run goes on with it and scores it; for MT-bench and AlpacaEval it needs "
+        "`--judge NAME`",
+    )
+
+
 def _checked_head(head: Any, where: str) -> dict[str, Any]:
     if not isinstance(head, dict) or head.get("format") != FORMAT or not isinstance(head.get("version"), int):
-        raise DataError(f"{where}: not a file of `{FORMAT}`")
+        raise DataError(f"{where}: not a file of `{FORMAT}`", hint="name the run's folder: `ochatctl bench list`")
     if head["version"] > VERSION:
         raise DataError(
             f"{where}: version {head['version']} of `{FORMAT}`, and this ochatctl reads up to {VERSION}",

@@ -40,8 +40,10 @@ def missing_data(given: Sequence[str]) -> tuple[str, ...]:
     """Give the data sets that must be here for these names, and are not.
 
     Raises:
-        UsageProblem: a name that is no suite's.
+        UsageProblem: a name that is no suite's, or no name at all.
     """
+    if not names(given):
+        raise UsageProblem("`--tasks` is missing: the questions to ask", hint=f"--tasks {OPENCHAT}")
     suites = {_suite(name).dataset: None for name in names(given) if not _is_file(name)}
     return tuple(name for name in suites if not has_data(name))
 
@@ -73,10 +75,12 @@ def _is_file(name: str) -> bool:
 
 def _suite(name: str) -> Suite:
     first = name.partition("/")[0]
+    if Path(name).is_dir():
+        raise UsageProblem(f"`{name}` is a folder, and `--tasks` takes names and files", hint=f"{name}/FILE.jsonl")
     if first not in SUITES:
         known = [*SUITES, OPENCHAT]
         raise UsageProblem(
-            f"no suite `{first}`{did_you_mean(first, known)}",
+            f"no suite and no file `{name}`{did_you_mean(first, known)}",
             hint=f"`--tasks` takes {', '.join(known)}, a part such as `bbh/date_understanding`, and FILE.jsonl",
         )
     return SUITES[first]

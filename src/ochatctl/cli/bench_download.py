@@ -25,7 +25,7 @@ _Names = Annotated[
 ]
 _From = Annotated[
     Path | None,
-    typer.Option("--from", metavar="PATH", help="The wheel, the file or the folder, where you have it already."),
+    typer.Option("--from", metavar="PATH", help="The wheel, the file, or a folder of them, where you have it."),
 ]
 
 

@@ -4,6 +4,7 @@ in: a file of judgments, out: each model's score by turn and category
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _rating(value: Any, where: str) -> Rating:
     if not is_single(value):
         raise DataError(f"{where}: not a row of FastChat's ratings: `model`, `question_id`, `turn` and `score`")
     score = value["score"]
-    if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
+    if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float)) or not isfinite(score)):
         raise DataError(f"{where}: `score` is `{score}`, not a number")
     question_id = _question_id(value, where)
     return Rating(
