@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting_for_tests import wait_until
 
 import ochatctl
 from ochatctl.chat.conversation import Conversation, Document, parse_record, read_conversations, to_json
@@ -286,16 +286,22 @@ def test_a_stopped_run_leaves_no_file_of_the_final_name_and_no_process(tmp_path:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(item) + "\n" for item in numbered(8_000)))
     command = [sys.executable, "-m", "ochatctl", "data", "clean", str(source), "--out", str(out)]
-    command += ["--rules", "sharegpt", "--workers", "2", "--quiet"]
+    command += ["--rules", "sharegpt", "--workers", "2", "--quiet", "--rule-file", str(tmp_path / "mine.py")]
+    # Held where most is written, until this file is gone.
+    held = tmp_path / "held"
+    held.touch()
+    (tmp_path / "mine.py").write_text(
+        "import pathlib, time\n"
+        "def wait(conversation):\n"
+        f"    while '6000' in str(conversation) and pathlib.Path({str(held)!r}).exists():\n"
+        "        time.sleep(0.01)\n"
+        "    return conversation\n"
+    )
     # A shell that runs us in the background has Ctrl-C ignored, and children inherit that.
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=take_ctrl_c
     )
-    deadline = time.monotonic() + 60
-    while not any(part.stat().st_size for part in tmp_path.glob(".out.jsonl.*.part")):
-        assert process.poll() is None, "finished before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: any(part.stat().st_size for part in tmp_path.glob(".out.jsonl.*.part")))
     workers = children(process.pid)
     if sent is signal.SIGINT:
         os.killpg(process.pid, sent)  # as a terminal sends Ctrl-C
@@ -304,14 +310,13 @@ def test_a_stopped_run_leaves_no_file_of_the_final_name_and_no_process(tmp_path:
     _, said = process.communicate(timeout=60)
     assert workers
     assert not [path for path in (out, rejected_path_of(out), report_path_of(out)) if path.exists()]
-    while any(is_running(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker outlives its parent"
-        time.sleep(0.05)
+    wait_until(lambda: not any(is_running(pid) for pid in workers))
     if sent is signal.SIGINT:
         assert process.returncode == 130
         assert "Traceback" not in said
         return
-    subprocess.run(command, check=True, timeout=120)
+    held.unlink()
+    subprocess.run(command, check=True, timeout=300)
     assert sum(1 for _ in read_conversations(out)) > 6_000
 
 
