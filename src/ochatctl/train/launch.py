@@ -4,6 +4,7 @@ in: RunPlan, out: TrainResult, with each record of the ranks given to a callback
 """
 
 import contextlib
+import os
 import platform
 import re
 import shutil
@@ -40,6 +41,7 @@ from ochatctl.train.records import (
 from ochatctl.train.resume import RESUME_DIR, last_whole, remove_unfinished
 
 LOG_FILE = "train.log"
+_ALLOCATOR_SETTINGS = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
 _SHOWN_LOG_LINES = 8
 _TICK_SECONDS = 0.2
 # After a rank has said that it failed, the others have this long to say so too and to end.
@@ -199,7 +201,15 @@ def _environment(config: TrainConfig) -> dict[str, str]:
         loopback = {"Linux": "lo", "Darwin": "lo0"}.get(platform.system())
         if loopback and config.is_on_one_machine:
             added["GLOO_SOCKET_IFNAME"] = loopback
+    elif config.device == "cuda" and not _ALLOCATOR_SETTINGS & os.environ.keys() and not _maps_no_memory():
+        # Packed rows differ in number and length: without it what is free is soon in pieces that are too small.
+        added["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     return base_environment() | added
+
+
+def _maps_no_memory() -> bool:
+    """Whether the driver is one that fails at the first allocation of memory in segments that grow."""
+    return any(name in platform.release().lower() for name in ("microsoft", "tegra"))
 
 
 def clear_earlier_run(out_dir: Path) -> None:
