@@ -1,7 +1,6 @@
 /** What a person does with a conversation: send, stop, regenerate, edit, continue. */
 
 import { ApiError, chatBody, fetchModels, fetchVersion, streamChat, type Usage } from "./api";
-import { keepFocus } from "./focus";
 import { nextFrame } from "./frame";
 import { newId } from "./ids";
 import { forgetKey } from "./key";
@@ -83,7 +82,6 @@ export function send(text: string): boolean {
 
 export function stop(): void {
   current.value.run.value?.abort.abort();
-  keepFocus();
 }
 
 /** Draws a reply again; the old one can be had back. */
@@ -169,7 +167,6 @@ async function run(entry: Entry, messageId: string): Promise<void> {
   running.value = new Set(running.value).add(id);
   setMessage(entry, messageId, ({ id, role, content, numTokens }) => ({ id, role, content, numTokens }));
   announce("Writing a reply");
-  keepFocus();
 
   let waiting = "";
   let callOff: (() => void) | null = null;

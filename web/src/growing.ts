@@ -49,7 +49,9 @@ export class GrowingMarkdown {
       this.finished = "";
       this.last = null;
     }
-    const blocks = splitBlocks(this.text.slice(this.finished.length));
+    const rest = this.text.slice(this.finished.length);
+    // What is complete when it is first shown is drawn in one go, which is cheaper.
+    const blocks = this.isDone && !this.last ? [rest] : splitBlocks(rest);
     const growing = blocks.pop() ?? "";
     for (const block of blocks) {
       this.drawLast(block, false);

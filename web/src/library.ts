@@ -116,8 +116,11 @@ async function heard(notice: Notice): Promise<void> {
     return;
   }
   if (entry.run.value || entry.isDirty || notice.revision <= entry.revision) return;
+  await saves.get(entry); // what is being saved here may be refused, and is then kept as a copy
   const stored = await storage.load(notice.id);
   if (!stored || entry.run.value || entry.isDirty) return;
+  // Meanwhile it may have been saved here: as a copy, under another id, or over this one.
+  if (entries.get(notice.id) !== entry || stored.revision <= entry.revision) return;
   entry.conversation.value = stored.conversation;
   entry.revision = stored.revision;
   const until = notice.running ? Date.now() + REMOTE_MS : 0;

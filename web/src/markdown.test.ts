@@ -88,6 +88,23 @@ describe("what Markdown becomes", () => {
     expect([...mixed.querySelectorAll("p")].map((each) => each.getAttribute("dir"))).toEqual([null, "ltr"]);
   });
 
+  it.each([
+    ["\\(a_1 * b_2 * c\\)", '<p><span class="formula">\\(a_1 * b_2 * c\\)</span></p>\n'],
+    ["$x_i$ and $5 or $6, $ 7 $", '<p><span class="formula">$x_i$</span> and $5 or $6, $ 7 $</p>\n'],
+    ["so $$a < b$$ holds", '<p>so <span class="formula">$$a &lt; b$$</span> holds</p>\n'],
+    ["\\[\na \\\\\n- b\n\\]", '<div class="formula">\\[\na \\\\\n- b\n\\]</div>\n'],
+    ["$$\na\n\nb", "<p>$$<br>\na</p>\n<p>b</p>\n"],
+    ["\\(a", "<p>(a</p>\n"],
+    ["`$a$ \\(b\\)`", "<p><code>$a$ \\(b\\)</code></p>\n"],
+  ])("keeps formulas as they were written: %j", (text, html) => expect(renderMarkdown(text)).toBe(html));
+
+  it.each(["$$\na *b* \\\\\n- c", "see \\(a *b* c", "\\[ a_1 + \\frac{1}"])(
+    "a growing formula does not change its looks: %j",
+    (text) => {
+      expect(dom(renderMarkdown(text, { streaming: true })).textContent?.trim()).toBe(text);
+    },
+  );
+
   it("highlights a known language and offers a copy", () => {
     const root = dom(renderMarkdown("```python\ndef f(x):\n    return x < 1\n```"));
     expect(root.querySelector("pre > code.hljs.language-python .hljs-keyword")?.textContent).toBe("def");
@@ -126,6 +143,13 @@ describe("what Markdown becomes", () => {
     ["a[0] and **bo", "a[0] and bo"],
     ["use `x = a[", "use x = a["],
     ["2 ** 3", "2 ** 3"],
+    ["and **", "and"],
+    ["and **bold*", "and bold"],
+    ["and *ita", "and ita"],
+    ["and ~~st", "and st"],
+    ["and `", "and"],
+    ["2 * 3 = 6 and 5 *x", "2 * 3 = 6 and 5 *x"],
+    ["see [it](https://a.example/b_(c)", "see it"],
   ])("a growing %j is not drawn before it is clear", (text, seen) => {
     expect(dom(renderMarkdown(text, { streaming: true })).textContent?.trim()).toBe(seen);
   });
@@ -170,6 +194,10 @@ describe("what Markdown becomes", () => {
     ["<".repeat(20_000)],
     ["|".repeat(5_000)],
     ["http://".repeat(5_000)],
+    ["$".repeat(20_001)],
+    ["$a".repeat(10_000)],
+    ["\\(".repeat(10_000)],
+    ["$$\na\n".repeat(5_000)],
     [`\`\`\`js\n${"/*".repeat(10_000)}`],
     [`\`\`\`python\n${"'''".repeat(10_000)}`],
     [`\`\`\`xml\n${"<a ".repeat(10_000)}`],
@@ -190,6 +218,12 @@ const piece = fc.oneof(
     "|",
     "| a | b |\n",
     "|---|---|\n",
+    "$",
+    "$$",
+    "\\(",
+    "\\[",
+    "\\]",
+    "\n\n$$\n",
     "\r\n",
     "é",
     "7",

@@ -26,6 +26,7 @@ import typescript from "highlight.js/lib/languages/typescript";
 import xml from "highlight.js/lib/languages/xml";
 import yaml from "highlight.js/lib/languages/yaml";
 import MarkdownIt, { type Token } from "markdown-it";
+import { keepFormulas } from "./math";
 
 const LANGUAGES = {
   bash,
@@ -69,6 +70,7 @@ md.linkify.set({ fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false });
 md.validateLink = (url) => SAFE_LINK.test(url);
 
 type Env = { streaming: boolean };
+keepFormulas(md, (env) => (env as Env).streaming);
 const { escapeHtml } = md.utils;
 
 function codeBlock(code: string, info: string, env: Env): string {
@@ -197,6 +199,7 @@ md.core.ruler.push("directions", (state) => {
 
 const blocksOnly = new MarkdownIt({ html: false });
 blocksOnly.core.ruler.enableOnly(["normalize", "block"]);
+keepFormulas(blocksOnly, () => true);
 
 /** The beginning of a line that may still become a list, a task, a heading, a quote, a rule or a fence. */
 const LOOSE_LINE =
@@ -208,19 +211,34 @@ const LOOSE_ROW = /(?:^|\n[ \t]*\n)[ \t]*\|[^\n]*(?:\n[ \t|:-]*)?$/;
 function withoutLooseEnd(text: string): string {
   const last = blocksOnly.parse(text, {}).at(-1);
   const isOpened = last?.type === "fence" && (last.map?.[0] ?? 0) < text.split("\n").length - 1;
-  if (isOpened || last?.type === "code_block") return text;
+  const isFormula = last?.type === "formula_block" && last.meta?.isClosed === false;
+  if (isOpened || isFormula || last?.type === "code_block") return text;
   const clear = text.replace(LOOSE_ROW, "").replace(LOOSE_LINE, "");
   const start = clear.lastIndexOf("\n") + 1;
   return clear.slice(0, start) + closed(clear.slice(start));
 }
 
-/** Ends what a line has begun: a code span, bold text, a link, which shows its words until its address is there. */
+/** A link that has begun: its words, and what there is of its address, which may hold parentheses in pairs. */
+const OPEN_LINK = /(?:^|[^\\])(!?\[(?:([^\][\n]*)|([^\][\n]*)\](?:\((?:[^()\s]|\([^()\s]*\))*(?:\([^()\s]*)?)?))$/;
+/** Marks with nothing behind them yet. */
+const OPEN_MARK = /(^|[\s(])(?:\*{1,3}|_{1,2}|~{1,2}|`{1,2})$/;
+/** What a mark has begun and not ended, and half of its end. */
+const OPEN_TEXT = [
+  { mark: /\*\*/g, begun: /\*\*[^\s*][^*]*\*?$/, end: "**" },
+  { mark: /(?<!\*)\*(?!\*)/g, begun: /(?:^|[\s(])\*[^\s*][^*]*$/, end: "*" },
+  { mark: /~~/g, begun: /~~[^\s~][^~]*~?$/, end: "~~" },
+];
+
+/** Ends what a line has begun: a code span, marked text, a link, which shows its words until its address is there. */
 function closed(line: string): string {
-  if ((line.match(/`/g)?.length ?? 0) % 2) return `${line}\``;
-  const open = /(?:^|[^\\])(!?\[(?:([^\][\n]*)|([^\][\n]*)\](?:\([^)\s]*)?))$/.exec(line);
+  if ((line.match(/`/g)?.length ?? 0) % 2) return OPEN_MARK.test(line) ? line.replace(OPEN_MARK, "$1") : `${line}\``;
+  const open = OPEN_LINK.exec(line);
   const shown = open ? line.slice(0, -(open[1]?.length ?? 0)) + (open[2] ?? open[3] ?? "") : line;
-  const isBold = (shown.match(/\*\*/g)?.length ?? 0) % 2 === 1 && /\*\*[^\s*][^*]*$/.test(shown);
-  return isBold ? `${shown.trimEnd()}**` : shown;
+  for (const { mark, begun, end } of OPEN_TEXT) {
+    const isOdd = (shown.match(mark)?.length ?? 0) % 2 === 1;
+    if (isOdd && begun.test(shown)) return shown.replace(/[*~\s]+$/, "") + end;
+  }
+  return shown.replace(OPEN_MARK, "$1");
 }
 
 /** Gives Markdown as HTML that may be put into the page. `streaming`: more comes, and long code is left plain. */

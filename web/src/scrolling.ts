@@ -43,6 +43,22 @@ export function followEnd(element: HTMLElement, content: HTMLElement, id: string
   };
 }
 
+/** Whether a chat was left above its end. */
+export function isLeftAbove(id: string): boolean {
+  return recall(`place.${id}`) !== "";
+}
+
+/** Remembers what is in sight, to have it there again once something was put above it. */
+export function holdPlace(): () => void {
+  const element = thread;
+  if (!element) return () => undefined;
+  const below = element.scrollHeight - element.scrollTop;
+  return () => {
+    element.scrollTop = element.scrollHeight - below;
+    top = element.scrollTop;
+  };
+}
+
 export function jumpToEnd(): void {
   isAtEnd.value = true;
   if (thread) toEnd(thread);

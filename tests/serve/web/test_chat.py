@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -318,8 +319,7 @@ def test_a_draft_and_the_place_of_reading_outlive_a_reload(visit: Visit, stage: 
     stage.say("line\n\n" * 60)
     visit.reply_to("A long one")
     visit.at("composer").fill("not sent yet")
-    visit.page.mouse.move(700, 400)
-    visit.page.mouse.wheel(0, -400)
+    visit.page.evaluate(f"{top} -= 400")
     visit.at("jump").wait_for()
     place = visit.page.evaluate(top)
     assert place > 100
@@ -337,3 +337,76 @@ def test_a_draft_and_the_place_of_reading_outlive_a_reload(visit: Visit, stage: 
     visit.until("document.querySelector('[data-testid=composer]').value === 'this neither'")
     visit.at("new-chat").click()
     visit.until("document.querySelector('[data-testid=composer]').value === ''")
+
+
+def test_the_last_question_is_edited_from_an_empty_box_with_the_arrow(visit: Visit) -> None:
+    visit.reply_to("one")
+    visit.reply_to("two")
+    visit.at("composer").fill("a draft")
+    visit.at("composer").press("ArrowUp")
+    assert visit.at("edit-input").count() == 0
+    visit.at("composer").fill("")
+    visit.at("composer").press("ArrowUp")
+    visit.at("edit-input").wait_for()
+    assert visit.at("edit-input").input_value() == "two"
+    visit.page.keyboard.type(" and more")
+    visit.page.keyboard.press("Enter")
+    visit.until("document.body.innerText.includes('two and more')")
+    visit.wait()
+    assert visit.at("message").count() == 4
+
+
+# Keeps storage busy until it is let go: nothing is saved meanwhile, however slow this machine is.
+HOLD_STORAGE = """() => new Promise((held) => {
+    const opening = indexedDB.open("ochatctl");
+    opening.onsuccess = () => {
+        const transaction = opening.result.transaction(["conversations", "summaries"], "readwrite");
+        const store = transaction.objectStore("conversations");
+        const again = () => { store.count().onsuccess = () => { held(); if (!window.__letGo) again(); }; };
+        again();
+    };
+})"""
+STORED = """(words) => new Promise((told) => {
+    const opening = indexedDB.open("ochatctl");
+    opening.onsuccess = () => {
+        const asking = opening.result.transaction("conversations").objectStore("conversations").getAll();
+        asking.onsuccess = () => told(words.every((word) => asking.result.some(({ conversation: { messages } }) =>
+            messages.some(({ content }) => content === word) && messages.at(-1).finishReason === "stop")));
+    };
+})"""
+
+
+def test_what_two_tabs_write_at_once_is_kept_twice(visit: Visit, stage: Stage) -> None:
+    visit.reply_to("first")
+    visit.until(STORED, ["first"])
+    other = visit.page.context.new_page()
+    other.goto(visit.page.url)
+    other.locator("[data-testid=app][data-state=ready]").wait_for()
+    other.evaluate(HOLD_STORAGE)
+    # Before either hears of the other.
+    for page, text in ((visit.page, "from one"), (other, "from two")):
+        page.get_by_test_id("composer").fill(text)
+        page.get_by_test_id("send").click()
+    other.evaluate("window.__letGo = true")
+    visit.has("conversation", 2)
+    visit.until(STORED, ["from one", "from two"])
+    assert visit.page.url != other.url
+    for _ in range(2):
+        assert "from one" in visit.at("thread").inner_text()
+        assert "from two" in other.get_by_test_id("thread").inner_text()
+        for page in (visit.page, other):
+            page.reload()
+            page.locator("[data-testid=app][data-state=ready]").wait_for()
+
+
+def test_a_long_chat_is_drawn_whole_from_its_end(visit: Visit, tmp_path: Path) -> None:
+    turns = [{"role": ("user", "assistant")[number % 2], "content": f"Turn {number}"} for number in range(150)]
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps({"messages": turns}), encoding="utf-8")
+    visit.at("import-input").set_input_files(path)
+    visit.has("message", 150)
+    assert visit.at("content").all_inner_texts() == [turn["content"] for turn in turns]
+    visit.until(
+        """(() => { const it = document.querySelector("[data-testid=thread]");
+                    return it.scrollHeight - it.clientHeight - it.scrollTop < 40; })()"""
+    )

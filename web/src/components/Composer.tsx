@@ -1,7 +1,8 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { send, stop } from "../actions";
+import { keepFocus } from "../focus";
 import { jumpToEnd } from "../scrolling";
-import { current, dialog, server } from "../state";
+import { current, dialog, editing, server } from "../state";
 import { keep, recall } from "../tab";
 import { Icon, StopIcon } from "./Icons";
 import { fitHeight } from "./Message";
@@ -29,6 +30,9 @@ export function Composer() {
     if (!matchMedia("(pointer: coarse)").matches && !dialog.value) area.current.focus();
   }, [id]);
 
+  // The button that was pressed is gone: send has become stop, or a reply's own button waits.
+  useEffect(keepFocus, [isRunning]);
+
   const submit = () => {
     if (!area.current || !send(area.current.value)) return;
     area.current.value = "";
@@ -49,7 +53,14 @@ export function Composer() {
           onInput={changed}
           onKeyDown={(event) => {
             // A key that ends or picks a word of an input method is not ours.
-            if (event.isComposing || event.keyCode === 229 || event.key !== "Enter" || event.shiftKey) return;
+            if (event.isComposing || event.keyCode === 229 || event.shiftKey) return;
+            if (event.key === "ArrowUp" && isEmpty && !isRunning && !isRemote && !event.ctrlKey && !event.metaKey) {
+              const asked = messages.findLast((message) => message.role === "user");
+              if (!asked) return;
+              event.preventDefault();
+              editing.value = asked.id;
+            }
+            if (event.key !== "Enter") return;
             // On a phone the button sends: its keyboard has no Shift-Enter.
             if (matchMedia("(pointer: coarse) and (hover: none)").matches && !event.ctrlKey && !event.metaKey) return;
             event.preventDefault();

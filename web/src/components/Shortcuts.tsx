@@ -5,6 +5,7 @@ import { Dialog } from "./Dialog";
 const KEYS: [string, string[]][] = [
   ["Send", ["Enter"]],
   ["New line", ["Shift", "Enter"]],
+  ["Edit the last message", ["↑"]],
   ["Stop the reply", ["Esc"]],
   ["Go to a chat, or do something", [CTRL, "K"]],
   ["New chat", [CTRL, "Shift", "O"]],

@@ -1,9 +1,10 @@
-import { useLayoutEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { send } from "../actions";
 import { copyText } from "../clipboard";
+import { nextFrame } from "../frame";
 import { announce } from "../notices";
-import { followEnd, isAtEnd, jumpToEnd } from "../scrolling";
-import { current, editing, isLoaded, model, server, version } from "../state";
+import { followEnd, holdPlace, isAtEnd, isLeftAbove, jumpToEnd } from "../scrolling";
+import { current, type Entry, editing, isLoaded, model, server, version } from "../state";
 import { Icon, Logo } from "./Icons";
 import { MessageView } from "./Message";
 
@@ -13,6 +14,10 @@ const STARTERS = [
   "Give me three ways to begin a letter to an old friend.",
   "What are the trade-offs between SQLite and PostgreSQL for a small web app?",
 ];
+
+/** How many messages are drawn at first, and how many more with each frame. */
+const FIRST = 30;
+const MORE = 40;
 
 export function Thread() {
   const entry = current.value;
@@ -24,9 +29,6 @@ export function Thread() {
     if (scroller.current && column.current) return followEnd(scroller.current, column.current, id);
   }, [id]);
 
-  const run = entry.run.value;
-  const isRemote = entry.remoteUntil.value > Date.now();
-  const isBusy = run !== null || isRemote;
   return (
     <div class="thread-frame">
       <div
@@ -40,21 +42,7 @@ export function Thread() {
       >
         <div ref={column} class="column" key={id}>
           {isLoaded.value && messages.length === 0 && <Empty />}
-          {messages.map((message, index) => {
-            const isLast = index === messages.length - 1;
-            const isOpen = isRemote && isLast && !message.finishReason && !message.error;
-            return (
-              <MessageView
-                key={message.id}
-                message={message}
-                isLast={isLast}
-                isStreaming={run?.messageId === message.id || isOpen}
-                isBusy={isBusy}
-                isEdited={editing.value === message.id}
-                numBelow={messages.length - 1 - index}
-              />
-            );
-          })}
+          <Messages entry={entry} />
         </div>
       </div>
       {!isAtEnd.value && (
@@ -63,6 +51,47 @@ export function Thread() {
         </button>
       )}
     </div>
+  );
+}
+
+/** Draws the last messages at once, and those above them a few with each frame: a long chat opens without a wait. */
+function Messages({ entry }: { entry: Entry }) {
+  const { messages, id } = entry.conversation.value;
+  const [start, setStart] = useState(() => (isLeftAbove(id) ? 0 : Math.max(0, messages.length - FIRST)));
+  const hold = useRef<(() => void) | null>(null);
+  useEffect(() => {
+    if (start === 0) return;
+    return nextFrame(() => {
+      hold.current = holdPlace();
+      setStart(Math.max(0, start - MORE));
+    });
+  }, [start]);
+  useLayoutEffect(() => {
+    hold.current?.();
+    hold.current = null;
+  }, [start]);
+
+  const run = entry.run.value;
+  const isRemote = entry.remoteUntil.value > Date.now();
+  const first = Math.min(start, messages.length);
+  return (
+    <>
+      {messages.slice(first).map((message, index) => {
+        const numBelow = messages.length - 1 - first - index;
+        const isOpen = isRemote && numBelow === 0 && !message.finishReason && !message.error;
+        return (
+          <MessageView
+            key={message.id}
+            message={message}
+            isLast={numBelow === 0}
+            isStreaming={run?.messageId === message.id || isOpen}
+            isBusy={run !== null || isRemote}
+            isEdited={editing.value === message.id}
+            numBelow={numBelow}
+          />
+        );
+      })}
+    </>
   );
 }
 
