@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ochatctl.bench.datasets import DATASETS, has_data
+from ochatctl.bench.journal import FILE_NAME as JOURNAL_NAME
 from ochatctl.bench.results import FILE_NAME, read_result
 from ochatctl.bench.run import RUNS_DIR
 from ochatctl.bench.summary import shown, summarise
@@ -34,10 +35,11 @@ class RunLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inventory:
-    """Both. `num_unreadable` runs are there, but damaged or of a newer version."""
+    """Both. `unscored` runs have answers and no score yet; `num_unreadable` are damaged, or of a newer version."""
 
     datasets: tuple[DatasetLine, ...]
     runs: tuple[RunLine, ...]
+    unscored: tuple[Path, ...]
     num_unreadable: int
 
 
@@ -64,4 +66,6 @@ def inventory(runs_dir: Path = RUNS_DIR) -> Inventory:
         DatasetLine(name=one.name, about=one.about, source=one.source, licence=one.licence, is_here=has_data(one.name))
         for one in DATASETS.values()
     )
-    return Inventory(datasets=datasets, runs=tuple(runs), num_unreadable=num_unreadable)
+    begun = sorted(journal.parent for journal in runs_dir.glob(f"*/{JOURNAL_NAME}"))
+    unscored = tuple(run for run in begun if not (run / FILE_NAME).exists())
+    return Inventory(datasets=datasets, runs=tuple(runs), unscored=unscored, num_unreadable=num_unreadable)

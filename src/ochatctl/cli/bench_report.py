@@ -93,6 +93,8 @@ def list_all(json: Json = False) -> None:
         ])  # fmt: skip
     else:
         output.note("no scored run below runs/bench")
+    if found.unscored:
+        output.note(f"begun, and not scored yet: {', '.join(map(str, found.unscored))}")
     if found.num_unreadable:
         output.note(f"{found.num_unreadable} more below runs/bench cannot be read: damaged, or of a newer version")
 
