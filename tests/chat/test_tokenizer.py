@@ -18,7 +18,7 @@ from tokenizers_for_tests import (
 )
 
 from ochatctl.chat.conversation import Conversation, Message
-from ochatctl.chat.families import FAMILIES, family_tokenizer
+from ochatctl.chat.families import FAMILIES, family_tokenizer, load_family
 from ochatctl.chat.tokenizer import Detokenizer, SentencePieceTokenizer, Tokenizer
 from ochatctl.errors import ConfigError, DataError
 
@@ -206,6 +206,8 @@ def test_bos_is_what_the_tokenizer_itself_puts_first(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no tokenizer"):
         family_tokenizer(tmp_path, FAMILIES["chatml"])
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        load_family(tmp_path)
 
 
 def test_llama_2_is_read_by_sentencepiece_itself() -> None:

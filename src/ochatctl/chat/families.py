@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ochatctl.chat.template import ChatTemplate
-from ochatctl.chat.tokenizer import Tokenizer, load_tokenizer
+from ochatctl.chat.tokenizer import Tokenizer, load_tokenizer, require_tokenizer
 from ochatctl.config import build, did_you_mean, read_toml, to_table
 from ochatctl.errors import ConfigError
 from ochatctl.files import read_json, write_json
@@ -319,6 +319,7 @@ _PROBES: tuple[list[dict[str, str]], ...] = (
 def _detect(model_dir: Path) -> Family:
     from transformers import AutoTokenizer
 
+    require_tokenizer(model_dir)
     listed = f"the families are {', '.join(FAMILIES)}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)

@@ -254,6 +254,18 @@ class Detokenizer:
         return self._tokenizer.decode(self._ids[self._window :])[len(shown) :]
 
 
+def require_tokenizer(model_dir: Path) -> None:
+    """Stop where a folder holds none: transformers would name packages that it does not lack.
+
+    Raises:
+        ConfigError: says so.
+    """
+    if not any((model_dir / name).is_file() for name in TOKENIZER_FILES):
+        raise ConfigError(
+            f"`{model_dir}` holds no tokenizer", hint="a model folder has `tokenizer.json` or `tokenizer.model`"
+        )
+
+
 def load_tokenizer(model_dir: Path, *, control_strings: Collection[str], trust_remote_code: bool = False) -> Tokenizer:
     """Load the tokenizer of a model folder; `control_strings` are those that any family inserts by id.
 
@@ -266,10 +278,7 @@ def load_tokenizer(model_dir: Path, *, control_strings: Collection[str], trust_r
     file = model_dir / "tokenizer.json"
     if file.is_file():
         return FastTokenizer(file.read_text(encoding="utf-8"), settings, control_strings=control_strings)
-    if not any((model_dir / name).is_file() for name in TOKENIZER_FILES):
-        raise ConfigError(
-            f"`{model_dir}` holds no tokenizer", hint="a model folder has `tokenizer.json` or `tokenizer.model`"
-        )
+    require_tokenizer(model_dir)
     from transformers import AutoTokenizer
 
     try:

@@ -50,8 +50,10 @@ def fit_prompt(
 
     Raises:
         PromptTooLong: no room for one token.
-        DataError: text or a condition that cannot be encoded.
+        DataError: text that cannot be encoded, or a condition that the family does not take.
     """
+    if conversation.condition and not family.template.takes_condition:
+        raise DataError(f"the family `{family.name}` takes no condition", hint="ask without `--condition`")
     check_size(
         (conversation.system, *(message.content for message in conversation.messages)),
         tokenizer=tokenizer,
