@@ -73,8 +73,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": "m", "cpu": 1}, "`cpu` is `1`"),
     ({"model": "m", "strategy": "ddp"}, "`strategy` is `ddp`, not one of `auto`, `fsdp`"),
     ({"model": "m", "optim": {"lrr": 1}}, "`optim`: unknown key `lrr`; did you mean `lr`?"),
-    ({"model": "m", "optim": {"betas": [0.9]}}, "`betas` is"),
-    ({"model": "m", "names": "abc"}, "`names` is `abc`"),
+    ({"model": "m", "optim": {"betas": [0.9]}}, "`betas` is `[0.9]`, which is not a list of 2"),
+    ({"model": "m", "optim": 3}, "`optim` is `3`, which is not a table"),
+    ({"model": "m", "names": "abc"}, "`names` is `abc`, which is not a list"),
     ({"model": "m", "weights": {"GPT3": "x"}}, "GPT3 is `x`"),
 ]
 

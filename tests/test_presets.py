@@ -82,7 +82,7 @@ def test_the_command_of_a_request_makes_the_same_request() -> None:
         (None, ("epochs=2.5",), "`epochs` is `2.5`"),
         (None, ("epochs",), "is not of the form `key=value`"),
         (None, ("base=1",), "unknown key `base`"),
-        (None, ("batch=1",), "`batch` is `1`, which is not a `BatchRequest`"),
+        (None, ("batch=1",), "`batch` is `1`, which is not a table"),
         (None, ("strategy=horovod",), "not one of `auto`, `deepspeed`, `fsdp`"),
     ],
 )

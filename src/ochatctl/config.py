@@ -118,8 +118,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where} is `{value}`, which is not a `{name}`")
+    if dataclasses.is_dataclass(hint) or origin is dict:
+        name = "table"
+    elif origin is tuple:
+        name = "list" if args[1:] == (Ellipsis,) else f"list of {len(args)}"
+    else:
+        name = f"`{getattr(hint, '__name__', str(hint))}`"
+    raise ConfigError(f"{where} is `{value}`, which is not a {name}")
 
 
 def _plain(value: Any) -> Any:

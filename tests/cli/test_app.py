@@ -1,5 +1,7 @@
 """Errors become exit codes with a hint; list options take several values."""
 
+import errno
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -45,6 +47,21 @@ def test_each_error_has_its_exit_code_and_shows_its_hint(error: type[errors.Ocha
 
 def test_control_c_is_130() -> None:
     assert CliRunner().invoke(app_that(KeyboardInterrupt()), ["act"]).exit_code == 130
+
+
+def test_what_the_machine_refuses_is_no_bug_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as caught:
+        tmp_path.read_text(encoding="utf-8")
+    for refused, message in (
+        (caught.value, f"`{tmp_path}`: is a folder"),
+        (PermissionError(errno.EACCES, "x", "out/run.json"), "`out/run.json`: permission denied"),
+        (OSError(errno.ENOSPC, "x", b"out/run.json"), "`out/run.json`: the disk is full"),
+    ):
+        done = CliRunner().invoke(app_that(refused), ["act"])
+        assert (done.exit_code, done.stderr) == (5, f"error: {message}\n")
+    # Of a fault without a file nobody can say what to do.
+    assert CliRunner().invoke(app_that(OSError(errno.EACCES, "x")), ["act"]).exit_code == 1
+    assert CliRunner().invoke(app_that(FileNotFoundError(errno.ENOENT, "x", "gone")), ["act"]).exit_code == 1
 
 
 def test_a_bug_of_ours_keeps_its_traceback() -> None:

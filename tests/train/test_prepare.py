@@ -129,10 +129,11 @@ def test_a_batch_for_everything_is_done_and_said(base: Path, prefix: Path, tmp_p
         (("--family", "chatml"), 3, "packed for `openchat_v3.2`"),
         (("--family", "openchat_v3.3"), 3, "did you mean `openchat_v3.2"),
         (("--lr", 0), 3, "`lr` is `0.0`, not above 0"),
-        (("--seed", -1), 3, "`seed` is `-1`, not at least 0"),
+        (("--set", "seed=-1"), 3, "`seed` is `-1`, not at least 0"),
         (("--set", "nodes=0"), 3, "`nodes` is `0`, not at least 1"),
         (("--nodes", 2, "--rdzv", "h:abc"), 3, "the same on all nodes, not `h:abc`"),
         (("--compile", "--ac", "selective"), 3, "`ac` is `selective`, not possible with `compile`"),
+        (("--set", "batch_tokens=500"), 3, "--set: unknown key `batch_tokens`; did you mean `batch.tokens`?"),
         (("--set", "lr=1e-5"), 3, "--set: unknown key `lr`; did you mean `optim.lr`?"),
     ],
 )

@@ -1,5 +1,6 @@
 """The root command: global manners, the table of commands, and the mapping from errors to exit codes."""
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,19 @@ import typer
 from ochatctl import __version__
 from ochatctl.cli import output
 from ochatctl.cli.options import CommandGroup
-from ochatctl.errors import OchatError
+from ochatctl.errors import EnvironmentProblem, OchatError
 
 _INTERRUPTED = 130
+# What a machine may refuse to any command: no bug of ours, and a traceback helps nobody.
+_REFUSED = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.EROFS: "the disk is read-only",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of this user is used up",
+    errno.EISDIR: "is a folder",
+    errno.ENOTDIR: "lies below a file, not a folder",
+}
 
 
 class OchatGroup(CommandGroup):
@@ -30,6 +41,19 @@ class OchatGroup(CommandGroup):
             # The reader went away (`| head`); the interpreter must not complain at exit as well.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            problem = _refused(error)
+            if problem is None:
+                raise
+            output.show_error(problem)
+            raise typer.Exit(problem.exit_code) from error
+
+
+def _refused(error: OSError) -> EnvironmentProblem | None:
+    """Give our error for a file that the machine refuses; None for any other fault."""
+    if error.errno not in _REFUSED or error.filename is None:
+        return None
+    return EnvironmentProblem(f"`{os.fsdecode(error.filename)}`: {_REFUSED[error.errno]}")
 
 
 class RootGroup(OchatGroup):

@@ -32,7 +32,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stder
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Overwrite what exists.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything up to the first side effect.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first N.")]
 Condition = Annotated[
     str, typer.Option("--condition", help="The condition; default: the family's inference condition.")

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.config import build
 from ochatctl.data.encode import IGNORED_LABEL, Row, tokenizer_digest
-from ochatctl.errors import ConfigError, DataError
+from ochatctl.errors import ConfigError, DataError, EnvironmentProblem
 from ochatctl.files import atomic_file
 
 VERSION = 1
@@ -294,6 +294,8 @@ def open_parquet(path: Path) -> Any:
         return file
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file", hint=_missing_hint(path)) from error
+    except PermissionError as error:
+        raise EnvironmentProblem(f"`{path}`: permission denied") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a whole parquet file: {error}", hint=_PACK_HINT) from error
 

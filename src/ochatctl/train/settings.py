@@ -53,7 +53,7 @@ def _refuse_bare_keys(table: _Table, source: str) -> None:
     """Name the table of a key that stands outside it, as `lr` for `optim.lr`."""
     keys = flat(TrainRequest())
     for name in table:
-        whole = next((key for key in keys if key.endswith(f".{name}")), None)
+        whole = FLAG_KEYS.get(name) or next((key for key in keys if key.endswith(f".{name}")), None)
         if whole is not None and name not in {key.partition(".")[0] for key in keys}:
             raise ConfigError(f"{source}: unknown key `{name}`; did you mean `{whole}`?")
 
