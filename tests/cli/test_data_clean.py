@@ -138,3 +138,13 @@ main()
         done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=120)
         assert done.returncode == code, done.stderr
         assert code == 0 or "pip install 'ochatctl[data]'" in done.stderr
+
+
+def test_a_file_of_which_nothing_is_kept_is_an_error_that_says_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"frage": "a", "antwort": "b"}\n' * 2)
+    out = tmp_path / "out.jsonl"
+    result = clean(tmp_path / "in.jsonl", "--out", out, code=4)
+    assert f"error: {out}: nothing is in it: 2 of 2 were rejected" in result.stderr
+    assert "`messages` of `role` and `content`" in result.stderr
+    assert "its keys: `frage`, `antwort`" in result.stdout
+    assert len(lines_of(tmp_path / "out.rejected.jsonl")) == 2

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import shlex
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -131,6 +134,8 @@ def test_a_leading_system_message_is_the_system_field(value: Any) -> None:
         ({"prompt": "Hi", "chosen": "Hello", "rejected": "No"}, "a turn has no text"),
         ({"prompt": 3, "response": "Hello"}, "a turn's text is not a string"),
         ({"data": []}, "no messages"),
+        ({"messages": [USER, ASSISTANT | {"content": None, "tool_calls": [{"id": "c"}]}]}, "a turn calls a tool"),
+        ({"messages": [USER, ASSISTANT | {"function_call": {"name": "f"}}]}, "a turn calls a tool"),
         ({"data": ["Hi", 3]}, "a turn is not an object"),
         ({"data": {"Hi": "Hello"}}, "messages are not a list"),
         ({"messages": [USER, {"role": "tool", "content": "42"}, ASSISTANT]}, "a turn is a tool's"),
@@ -455,3 +460,27 @@ def test_what_is_no_part_is_given_as_it_is_in_its_place() -> None:
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError):
         list(read_items(tmp_path / name))
+
+
+def test_a_call_of_no_tool_is_an_ordinary_turn() -> None:
+    draft = to_draft({"messages": [USER, ASSISTANT | {"tool_calls": [], "function_call": None}]})
+    assert isinstance(draft, Draft)
+    assert draft.conversation.messages == TURNS
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_of_a_spreadsheet_is_refused_with_a_command_that_makes_it_readable(
+    tmp_path: Path, delimiter: str
+) -> None:
+    path = tmp_path / "my chats.csv"
+    path.write_text(delimiter.join(("prompt", "response")) + f'\n"Hi"{delimiter}"Hel\nlo"\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"the kind `\.csv` is not read") as caught:
+        read_items(path)
+    command = caught.value.hint[caught.value.hint.index("python -c") :]
+    subprocess.run([sys.executable, *shlex.split(command)[1:]], check=True)
+    (item,) = read_items(path.with_suffix(".parquet"))
+    assert item.value == {"prompt": "Hi", "response": "Hel\nlo"}
+    (tmp_path / "chats.xlsx").touch()
+    with pytest.raises(DataError) as caught:
+        read_items(tmp_path / "chats.xlsx")
+    assert caught.value.hint == "save it as CSV, and give that"

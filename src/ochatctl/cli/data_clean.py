@@ -7,6 +7,7 @@ import typer
 
 from ochatctl.cli.options import Json, Limit, OchatCommand, Out, Quiet, Seed, Yes
 from ochatctl.cli.output import Output, examples
+from ochatctl.errors import DataError
 from ochatctl.files import refuse_existing
 
 if TYPE_CHECKING:
@@ -84,6 +85,17 @@ def clean(
     with output.progress("cleaning") as advance:
         report = clean_files(inputs, out, rules=chosen, options=options, advance=advance, say=output.note)
     output.result(report, report.to_text)
+    if not report.num_kept:
+        raise DataError(
+            f"{out}: nothing is in it: {report.num_rejected:,} of {report.num_input:,} were rejected",
+            hint=f"`{rejected_path_of(out)}` has each with its reason; what is read: {_formats()}",
+        )
+
+
+def _formats() -> str:
+    from ochatctl.data.formats import FORMATS
+
+    return "; ".join(f"`{name}`: {each.about}" for name, each in FORMATS.items() if each.keys and not each.container)
 
 
 def _options(

@@ -264,6 +264,8 @@ def _write(
                 outputs.add(split, outcome)
             advance(1)
     for split_tally in filter(None, (report.train, report.eval)):
+        if not split_tally.num_rows and not report.num_conversations and not report.num_documents:
+            raise DataError(f"{sources[0].path}: nothing is in it", hint="`ochatctl data clean` writes such files")
         if not split_tally.num_rows:
             raise DataError(
                 f"{sources[0].path}: no conversation with anything to learn is left for `{split_tally.path}`",

@@ -7,6 +7,7 @@ Document or Rejected an item, never an exception for an odd one.
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +36,15 @@ ROLE_NAMES = {
 }
 _ROLE_KEYS = ("role", "from", "speaker")
 _TEXT_KEYS = ("content", "value", "text", "markdown")
+_CALL_KEYS = ("tool_calls", "function_call")
 _SYSTEM_KEYS = ("system", "system_message", "system_prompt")
 _ID_KEYS = ("id", "conversation_id", "prompt_id")
 # A row of a table of messages, such as OASST's: which of them follow each other is not said by the row.
 _SINGLE_MESSAGE_KEYS = ("parent_id", "role", "from", "speaker")
+
+# What a spreadsheet saves: nothing in it says which column is whose.
+_LONGEST_HEAD_CHARS = 10_000
+_TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 
 _PART_ID = re.compile(r"(?P<base>.+)_(?P<start>\d{1,9})", re.DOTALL)
 
@@ -137,8 +143,25 @@ def read_items(path: Path, format: str | None = None) -> Iterator[Item]:
         raise DataError(f"{path}: a folder, where a file is expected", hint="give its files, such as `FOLDER/*.json`")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    if format is None and path.suffix.lower() in _TABLES:
+        raise DataError(
+            f"{path}: a table of the kind `{path.suffix.lower()}` is not read",
+            hint=_table_hint(path),
+        )
     items = read_container(path, chosen.container or container_of(path))
     return (_of_format(item, format, chosen.keys) for item in items) if format and chosen.keys else items
+
+
+def _table_hint(path: Path) -> str:
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return "save it as CSV, and give that"
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline(_LONGEST_HEAD_CHARS)
+    delimiter = max(",;\t", key=first.count)
+    source, made = str(path), str(path.with_suffix(".parquet"))
+    options = f"parse_options=c.ParseOptions(delimiter={delimiter!r}, newlines_in_values=True)"
+    code = f"import pyarrow.csv as c, pyarrow.parquet as p; p.write_table(c.read_csv({source!r}, {options}), {made!r})"
+    return f"make it a parquet file, with columns `prompt` and `response`: python -c {shlex.quote(code)}"
 
 
 def expand_inputs(paths: Iterable[Path], format: str | None = None) -> list[Path]:
@@ -203,7 +226,7 @@ def to_draft(value: Any) -> Draft | Document | Rejected:
     """Make a conversation of an item, or a document: names of roles and keys by table, a system message as `system`."""
     table = {"messages": value} if isinstance(value, list) else value
     if not isinstance(table, dict):
-        return Rejected(reason="not an object", detail=f"`{type(value).__name__}`")
+        return Rejected(reason="not an object", detail=_kind(value))
     shape = _shape_of(table)
     if shape is None:
         return Rejected(reason="no messages", detail=_keys_text(table))
@@ -211,7 +234,7 @@ def to_draft(value: Any) -> Draft | Document | Rejected:
         return _to_document(table)
     turns = _pair_turns(table, shape) if shape.question else table[shape.turns]
     if not isinstance(turns, list):
-        return Rejected(reason="messages are not a list", detail=f"`{type(turns).__name__}`")
+        return Rejected(reason="messages are not a list", detail=_kind(turns))
     if not turns:
         return Rejected(reason="no messages")
     if shape.turns == "data" and all(isinstance(turn, str) for turn in turns):
@@ -276,9 +299,19 @@ def _model_label(model: Any) -> str | None:
     return model if isinstance(model, str) else None
 
 
+def _kind(value: Any) -> str:
+    """Say what a JSON value is, in JSON's words."""
+    if value is None:
+        return "null"
+    kinds: dict[Any, str] = {
+        bool: "a boolean", (int, float): "a number", str: "a string", list: "an array", dict: "an object",
+    }  # fmt: skip
+    return next((name for kind, name in kinds.items() if isinstance(value, kind)), type(value).__name__)
+
+
 def _to_message(turn: Any, number: int) -> Message | Rejected:
     if not isinstance(turn, dict):
-        return Rejected(reason="a turn is not an object", detail=f"turn {number}: `{type(turn).__name__}`")
+        return Rejected(reason="a turn is not an object", detail=f"turn {number}: {_kind(turn)}")
     named = next((turn[key] for key in _ROLE_KEYS if turn.get(key) is not None), None)
     if named is None:
         return Rejected(reason="a turn has no role", detail=f"turn {number}")
@@ -287,6 +320,8 @@ def _to_message(turn: Any, number: int) -> Message | Rejected:
         return Rejected(reason="a turn has an unknown role", detail=f"turn {number}: {named!r}"[:200])
     if role == "tool":
         return Rejected(reason="a turn is a tool's", detail=f"turn {number}: {named!r}"[:200])
+    if called := next((key for key in _CALL_KEYS if turn.get(key)), None):
+        return Rejected(reason="a turn calls a tool", detail=f"turn {number}: `{called}`")
     content = _joined_parts(next((turn[key] for key in _TEXT_KEYS if turn.get(key) is not None), None))
     if content is None:
         return Rejected(reason="a turn has no text", detail=f"turn {number}")
