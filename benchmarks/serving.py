@@ -421,8 +421,8 @@ class Server:
         return int(line.split()[1]) * 1024
 
     def _cpu_seconds(self) -> float:
-        ticks = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
+        # Linux's number for the clock of a process, as `clock_getcpuclockid` gives it; `/proc` counts in 10 ms.
+        return time.clock_gettime((~self._process.pid << 3) | 2)
 
 
 class Client:

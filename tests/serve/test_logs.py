@@ -117,7 +117,7 @@ def test_a_log_that_was_moved_is_opened_again_where_that_can_be_done(tmp_path: P
     folder.rename(tmp_path / "moved")
     log.reopen()
     log.write({"number": "lost, for there is no folder"})
-    time.sleep(0.05)
+    time.sleep(0.15)  # until that is over
     folder.mkdir()
     log.write({"number": 2})
     log.close()

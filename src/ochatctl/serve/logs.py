@@ -27,7 +27,7 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MAX_WAITING = 10_000
 # Lines that share a write.
 _MAX_GATHERED = 1000
-_GATHER_SECONDS = 0.02
+_GATHER_SECONDS = 0.05
 _ABORTED = 499
 _ENDPOINTS = frozenset({
     "/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/v1/models", "/v1/chat/completions",
@@ -53,8 +53,9 @@ class RequestLog:
     """
 
     def __init__(self, config: LogConfig) -> None:
-        # What is put in: a line, an empty one to wake the thread, and last of all None.
-        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        # An empty table is no line, and wakes the thread.
+        self._queue: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._is_closing = threading.Event()
         self._stderr: TextIO | None = None if config.quiet else sys.stderr
         self._file = _open(config) if config.file else None
         self._is_moved = False
@@ -84,28 +85,27 @@ class RequestLog:
 
     def close(self) -> None:
         """Write what waits, and stop."""
-        self._queue.put(None)
+        self._is_closing.set()
+        self._queue.put({})
         self._thread.join(timeout=5)
         if self._file is not None:
             self._file.close()
 
     def _run(self) -> None:
-        while True:
-            gathered = self._gather()
+        while not self._is_closing.is_set() or not self._queue.empty():
+            tables = self._gather()
             if self._is_moved:
                 self._is_moved = False
                 if self._file is not None:
                     self._file.reopen()
-            self._write_all([_line(table) for table in gathered if table])
-            if gathered[-1] is None:
-                return
-            if len(gathered) < _MAX_GATHERED:
-                time.sleep(_GATHER_SECONDS)
+            self._write_all([_line(table) for table in tables if table])
+            if len(tables) < _MAX_GATHERED:
+                self._is_closing.wait(_GATHER_SECONDS)
 
-    def _gather(self) -> list[dict[str, Any] | None]:
+    def _gather(self) -> list[dict[str, Any]]:
         """Wait for a line, and give it with those behind it."""
         out = [self._queue.get()]
-        while out[-1] is not None and len(out) < _MAX_GATHERED and not self._queue.empty():
+        while len(out) < _MAX_GATHERED and not self._queue.empty():
             out.append(self._queue.get())
         return out
 
