@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def test_caddy_hands_events_on_and_waits_as_long_as_the_server() -> None:
     assert at["health_uri"][0] in PUBLIC_PATHS
     transport = dict(words for words, _ in inside(proxy, "transport", "http"))
     assert seconds(transport["response_header_timeout"]) >= LIMITS.first_token_timeout_seconds
-    assert inside(site, "request_body") == [(["max_size", "4MB"], None)]
+    # The server's own limit is the one that a client is told of.
+    assert "request_body" not in {words[0] for words, _ in site}
 
 
 def test_systemd_restarts_a_dead_engine_and_lets_answers_end() -> None:
@@ -105,6 +107,9 @@ def test_systemd_restarts_a_dead_engine_and_lets_answers_end() -> None:
     assert "7" not in service["RestartPreventExitStatus"].split()
     assert float(service["TimeoutStopSec"]) > LIMITS.drain_timeout_seconds
     assert service["ExecReload"].startswith("/bin/kill -HUP")
+    assert "HOME=/var/lib/ochatctl" in service["Environment"].split()
+    # Both would keep the GPUs from it.
+    assert not {"PrivateDevices", "ProtectClock"} & set(service)
 
 
 def test_kubernetes_knows_loading_draining_and_dead_apart() -> None:
@@ -115,7 +120,9 @@ def test_kubernetes_knows_loading_draining_and_dead_apart() -> None:
     paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")}
     assert paths == {"startup": "/health", "readiness": "/ready", "liveness": "/health"}
     assert set(paths.values()) <= PUBLIC_PATHS
-    assert spec["terminationGracePeriodSeconds"] > LIMITS.drain_timeout_seconds
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert spec["terminationGracePeriodSeconds"] > pause + LIMITS.drain_timeout_seconds
+    assert f"--uid {spec['securityContext']['runAsUser']} " in text("Dockerfile.cuda")
     parse(shlex.join(["ochatctl", *container["args"]]))
     names = {port["name"] for port in container["ports"]}
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
@@ -128,7 +135,7 @@ def test_an_image_runs_the_server_as_nobody_special_and_passes_signals_on(name: 
     source = "\n".join(line for line in text(name).splitlines() if not line.startswith("#"))
     lines = [line for line in source.replace("\\\n", " ").splitlines() if line.strip()]
     found = [tuple(line.split(maxsplit=1)) for line in lines]
-    known = {"FROM", "RUN", "COPY", "USER", "ENV", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD", "ARG"}
+    known = {"FROM", "RUN", "COPY", "USER", "ENV", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD", "ARG", "HEALTHCHECK"}
     assert {word for word, _ in found} <= known
     assert found[0][0] == "FROM"
     last = dict(found)
@@ -138,6 +145,21 @@ def test_an_image_runs_the_server_as_nobody_special_and_passes_signals_on(name: 
     assert arguments[-2:] == ["--host", "0.0.0.0"]
     parse(shlex.join(["ochatctl", *arguments]))
     assert last["EXPOSE"] == "18888"
+    # A volume over a folder that its user has not made would be root's.
+    assert found.index(("RUN", f"mkdir {last['VOLUME']}")) > found.index(("USER", "ochatctl"))
+    check = json.loads(last["HEALTHCHECK"].partition("CMD")[2])
+    assert check[:2] == ["/opt/ochatctl/bin/python", "-c"]
+    compile(check[2], name, "exec")
+    assert re.search(r"127\.0\.0\.1:18888(/\w+)'", check[2])[1] in PUBLIC_PATHS  # type: ignore[index]  # else it fails
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.cuda", "Dockerfile.cpu"])
+def test_an_image_is_built_from_all_that_the_package_needs_and_nothing_else(name: str) -> None:
+    lines = [line for line in text(f"{name}.dockerignore").splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    let_in = {line[1:] for line in lines if line.startswith("!")}
+    project = tomllib.loads((DEPLOY.parent.parent / "pyproject.toml").read_text())["project"]
+    assert let_in == {"pyproject.toml", project["readme"], *project["license-files"], "src"}
 
 
 def test_what_the_files_show_as_commands_parses() -> None:
