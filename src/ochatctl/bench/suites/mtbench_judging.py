@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ochatctl.bench.cost import Load, Purse
-from ochatctl.bench.judge import JudgeConfig, JudgeReport, Verdict, judge_all, judge_load
+from ochatctl.bench.judge import Case, JudgeReport, Verdict, judge_all, judge_load
 from ochatctl.bench.judge import Judging as Verdicts
 from ochatctl.bench.judged import JUDGMENTS_DIR
 from ochatctl.bench.results import Line, Result, Status
@@ -92,40 +92,37 @@ class Judging:
         """Estimate what the judge will be sent."""
         if config.judge is None:
             return []
-        folder = out_dir / JUDGMENTS_DIR
-        if self.baseline_texts is None:
-            return [judge_load(single_cases(self.asked, texts, self.prompts, self.compat), config.judge, folder)]
-        cases = pair_cases(self.asked, texts, self.baseline_texts, self.prompts, self.compat)
-        return [judge_load(cases, config.judge, folder)]
+        return [judge_load(self._cases(texts), config.judge, out_dir / JUDGMENTS_DIR)]
 
     async def judge(
         self, model: str, texts: Texts, config: RunConfig, out_dir: Path, purse: Purse, watch: Watch
     ) -> Judged:
         """Have the answers judged, and write FastChat's file of judgments."""
         assert config.judge is not None
-        judge = replace(config.judge, max_tries=1) if self.compat else config.judge
-        if self.baseline_texts is None:
-            return await self._single(model, texts, judge, config, out_dir, purse, watch)
-        return await self._pairwise(model, texts, judge, config, out_dir, purse, watch)
-
-    async def _single(
-        self,
-        model: str,
-        texts: Texts,
-        judge: JudgeConfig,
-        config: RunConfig,
-        out_dir: Path,
-        purse: Purse,
-        watch: Watch,
-    ) -> Judged:
-        cases = single_cases(self.asked, texts, self.prompts, self.compat)
         judging = await judge_all(
-            "mtbench", cases, judge, folder=out_dir / JUDGMENTS_DIR, watch=watch, purse=purse, yes=config.yes
+            "mtbench",
+            self._cases(texts),
+            replace(config.judge, max_tries=1) if self.compat else config.judge,
+            folder=out_dir / JUDGMENTS_DIR,
+            watch=watch,
+            purse=purse,
+            yes=config.yes,
         )
+        path = out_dir / "model_judgment" / config.judge.slug
+        if self.baseline_texts is None:
+            return self._ratings(model, texts, judging, path.with_name(f"{path.name}_single.jsonl"))
+        return self._games(model, texts, judging, path.with_name(f"{path.name}_pair.jsonl"))
+
+    def _cases(self, texts: Texts) -> list[Case[Any]]:
+        if self.baseline_texts is None:
+            return [*single_cases(self.asked, texts, self.prompts, self.compat)]
+        return [*pair_cases(self.asked, texts, self.baseline_texts, self.prompts, self.compat)]
+
+    def _ratings(self, model: str, texts: Texts, judging: Verdicts[Any], path: Path) -> Judged:
         by_id = {verdict.case.id: verdict for verdict in judging.verdicts}
         rows, ratings = [], []
         for question, asked, turn, (verdict,) in self._turns(by_id, "{question}:{turn}"):
-            if (row := _single_row(model, judge.name, asked, turn, verdict)) is None:
+            if (row := _single_row(model, judging.judge.name, asked, turn, verdict)) is None:
                 continue
             rows.append(row)
             ratings.append(
@@ -137,35 +134,20 @@ class Judging:
                     score=verdict.value,
                 )
             )
-        path = out_dir / "model_judgment" / f"{judge.slug}_single.jsonl"
         write_rows(path, rows)
         scores = score_single(ratings)
         points = {(rating.question_id, rating.turn): rating.score for rating in ratings}
         outcomes = [self._outcome(question, texts, points, by_id) for question in self.questions]
         return self._judged(judging, path, scores[0] if scores else None, model, outcomes)
 
-    async def _pairwise(
-        self,
-        model: str,
-        texts: Texts,
-        judge: JudgeConfig,
-        config: RunConfig,
-        out_dir: Path,
-        purse: Purse,
-        watch: Watch,
-    ) -> Judged:
-        assert self.baseline_texts is not None
-        cases = pair_cases(self.asked, texts, self.baseline_texts, self.prompts, self.compat)
+    def _games(self, model: str, texts: Texts, judging: Verdicts[Any], path: Path) -> Judged:
         # Two checkpoints of one name are two players all the same.
         baseline = self.baseline if self.baseline != model else f"{model} (baseline)"
-        judging = await judge_all(
-            "mtbench", cases, judge, folder=out_dir / JUDGMENTS_DIR, watch=watch, purse=purse, yes=config.yes
-        )
         by_id = {verdict.case.id: verdict for verdict in judging.verdicts}
         rows, games = [], []
         for question, asked, turn, verdicts in self._turns(by_id, "{question}:{turn}:g1", "{question}:{turn}:g2"):
             first, second = verdicts
-            if (row := _pair_row(model, baseline, judge.name, asked, turn, first, second)) is None:
+            if (row := _pair_row(model, baseline, judging.judge.name, asked, turn, first, second)) is None:
                 continue
             rows.append(row)
             games.append(
@@ -179,7 +161,6 @@ class Judging:
                     g2_winner=row["g2_winner"],
                 )
             )
-        path = out_dir / "model_judgment" / f"{judge.slug}_pair.jsonl"
         write_rows(path, rows)
         scores = score_pairs(games, baseline)
         points = {(game.question_id, game.turn): None if game.is_error else game.points(model) for game in games}
