@@ -7,17 +7,17 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ports_for_tests import free_port
 from training_for_tests import tiny_config, write_base, write_data
+from waiting_for_tests import wait_until
 
 from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.train.resume import last_whole
@@ -40,15 +40,17 @@ class Runs:
         more = ("--gpus", str(gpus), "--strategy", strategy, "--batch-tokens", "100", "--lr", "3e-3")
         return [sys.executable, "-m", "ochatctl", "train", *words, *more, *flags]
 
-    def run(self, *flags: str, limit_bytes: int | None = None, **more: Any) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *flags: str, limit_bytes: int | None = None, environment: dict[str, str] | None = None, **more: Any
+    ) -> "subprocess.CompletedProcess[str]":
         def limit() -> None:
             if limit_bytes:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
         words = self.command(*flags, **more)
-        environment = {**os.environ, **QUIET}
+        env = {**os.environ, **QUIET, **(environment or {})}
         return subprocess.run(
-            words, capture_output=True, text=True, timeout=240, env=environment, preexec_fn=limit, check=False
+            words, capture_output=True, text=True, timeout=600, env=env, preexec_fn=limit, check=False
         )
 
     @contextlib.contextmanager
@@ -61,7 +63,7 @@ class Runs:
             self.command(*flags, **more), stderr=subprocess.PIPE, text=True, env={**os.environ, **QUIET}
         ) as parent:
             try:
-                wait_for(lambda: self.num_steps() >= enough or parent.poll() is not None)
+                wait_until(lambda: self.num_steps() >= enough or parent.poll() is not None, seconds=300)
                 assert parent.poll() is None, parent.communicate()[1]
                 yield parent
             finally:
@@ -79,13 +81,6 @@ class Runs:
 @pytest.fixture
 def runs(tmp_path: Path) -> Runs:
     return Runs(tmp_path)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def ranks_of(parent: int) -> list[int]:
@@ -122,7 +117,7 @@ def test_signals_save_and_the_same_command_goes_on_to_the_last_digit(tmp_path: P
 
     with runs.started(*flags) as parent:
         parent.send_signal(signal.SIGTERM)
-        _, stderr = parent.communicate(timeout=100)
+        _, stderr = parent.communicate(timeout=300)
     assert parent.returncode == 0, stderr
     assert "SIGTERM: saving after this step, within 120 s" in stderr
     stopped_at = runs.num_steps()
@@ -131,7 +126,7 @@ def test_signals_save_and_the_same_command_goes_on_to_the_last_digit(tmp_path: P
 
     with runs.started(*flags) as parent:
         parent.send_signal(signal.SIGINT)
-        _, stderr = parent.communicate(timeout=100)
+        _, stderr = parent.communicate(timeout=300)
     assert parent.returncode == 130, stderr
     assert f"going on after step {stopped_at}" in stderr
     assert "Ctrl-C again ends at once" in stderr
@@ -160,7 +155,7 @@ def test_a_killed_parent_leaves_no_rank_and_the_next_run_goes_on(runs: Runs) -> 
         assert f"is in use by process {parent.pid}" in held.stderr
         parent.kill()  # in the middle of a save as like as not: one follows every step
         parent.wait()
-    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+    wait_until(lambda: not any(alive(rank) for rank in ranks))
     point, _ = last_whole(runs.out)
     assert point is not None
     planned = runs.run(*flags, "--dry-run")
@@ -172,20 +167,20 @@ def test_a_killed_rank_ends_the_run_with_its_name(runs: Runs) -> None:
     with runs.started("--epochs", "3000", "--save-every", "3000") as parent:
         ranks = ranks_of(parent.pid)
         os.kill(ranks[1], signal.SIGKILL)
-        _, stderr = parent.communicate(timeout=60)
+        _, stderr = parent.communicate(timeout=300)
     assert parent.returncode == 7, stderr
     assert re.search(r"error: training stopped: rank \d (was killed by signal 9|ended with)", stderr), stderr
-    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+    wait_until(lambda: not any(alive(rank) for rank in ranks))
 
 
 def test_a_rank_that_hangs_is_given_up_and_killed(runs: Runs) -> None:
     with runs.started("--epochs", "3000", "--save-every", "3000", "--timeout", "4") as parent:
         ranks = ranks_of(parent.pid)
         os.kill(ranks[1], signal.SIGSTOP)
-        _, stderr = parent.communicate(timeout=60)
+        _, stderr = parent.communicate(timeout=300)
     assert parent.returncode == 7, stderr
     assert "error: training stopped: rank" in stderr
-    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+    wait_until(lambda: not any(alive(rank) for rank in ranks))
 
 
 def test_ranks_that_cannot_save_in_time_are_killed(runs: Runs) -> None:
@@ -194,10 +189,10 @@ def test_ranks_that_cannot_save_in_time_are_killed(runs: Runs) -> None:
         for rank in ranks:
             os.kill(rank, signal.SIGSTOP)
         parent.send_signal(signal.SIGTERM)
-        _, stderr = parent.communicate(timeout=60)
+        _, stderr = parent.communicate(timeout=300)
     assert parent.returncode == 7, stderr
     assert "could not save within the 1 s of `--grace` and were ended; the last whole checkpoint is" in stderr
-    wait_for(lambda: not any(alive(rank) for rank in ranks), 30)
+    wait_until(lambda: not any(alive(rank) for rank in ranks))
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
@@ -248,6 +243,20 @@ def test_too_many_steps_that_are_not_finite_end_the_run(runs: Runs) -> None:
     assert not list(runs.out.glob("ep_*"))
 
 
+# In every process of a run: the disk is full but for a little as soon as the first checkpoint is whole.
+FILLING = """
+import pathlib, shutil, sys
+
+disk = pathlib.Path({disk!r})
+
+def fill(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("resume/step_2"):
+        (disk / "filler").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - 400_000)))
+
+sys.addaudithook(fill)
+"""
+
+
 def test_a_full_disk_leaves_the_old_checkpoint_and_training_goes_on(runs: Runs, tmp_path: Path) -> None:
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("needs root, to mount a small disk")
@@ -259,8 +268,10 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_training_goes_on(runs: Runs, 
     try:
         out = disk / "out"
         flags = ("--epochs", "2", "--save-every", "2,2steps")
-        with runs_filling(disk, out):
-            done = runs.run(*flags, out=out)
+        filling = tmp_path / "filling"
+        filling.mkdir()
+        (filling / "sitecustomize.py").write_text(FILLING.format(disk=str(disk)))
+        done = runs.run(*flags, out=out, environment={"PYTHONPATH": f"{filling}:{os.environ.get('PYTHONPATH', '')}"})
         assert done.returncode == 0, done.stderr
         assert "NOT SAVED: the resume checkpoint at step 4" in done.stderr
         assert "not saved: the resume checkpoint at step 4" in done.stdout
@@ -268,23 +279,6 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_training_goes_on(runs: Runs, 
         assert (out / "ep_2" / "model.safetensors").is_file()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-
-
-@contextlib.contextmanager
-def runs_filling(disk: Path, out: Path) -> Iterator[None]:
-    """Fill the disk but for a little as soon as the first checkpoint is whole."""
-    code = (
-        "import pathlib, shutil, sys, time\n"
-        "disk, first = map(pathlib.Path, sys.argv[1:])\n"
-        "while not first.exists(): time.sleep(0.002)\n"
-        "(disk / 'filler').write_bytes(bytes(max(0, shutil.disk_usage(disk).free - 400_000)))\n"
-    )
-    first = out / "resume" / "step_2"
-    with subprocess.Popen([sys.executable, "-c", code, str(disk), str(first)]) as filler:
-        try:
-            yield
-        finally:
-            filler.kill()
 
 
 def test_a_write_that_fails_on_a_rank_leaves_no_rank_waiting(runs: Runs) -> None:
@@ -307,9 +301,7 @@ def test_a_model_that_cannot_be_saved_ends_the_run_with_exit_7(runs: Runs) -> No
 
 def test_two_nodes_train_one_model_and_stop_together(runs: Runs) -> None:
     """Two parents and two launchers on this machine, one rank each; only the first writes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     flags = ("--epochs", "3000", "--save-every", "3000", "--nodes", "2", "--rdzv", f"localhost:{port}")
     second = subprocess.Popen(
         runs.command(*flags, "--node-rank", "1", gpus=1),
@@ -322,8 +314,8 @@ def test_two_nodes_train_one_model_and_stop_together(runs: Runs) -> None:
         with runs.started(*flags, "--node-rank", "0", gpus=1) as first:
             # Told on one node, both stop.
             second.send_signal(signal.SIGTERM)
-            _, stderr = first.communicate(timeout=100)
-            stdout, stderr_of_second = second.communicate(timeout=100)
+            _, stderr = first.communicate(timeout=300)
+            stdout, stderr_of_second = second.communicate(timeout=300)
     finally:
         second.kill()
     assert (first.returncode, second.returncode) == (0, 0), stderr + stderr_of_second
