@@ -12,9 +12,12 @@ from typer.testing import CliRunner
 from ochatctl.cli.app import app
 from ochatctl.cli.commands import register
 from ochatctl.config import build, read_run, to_table, write_run
+from ochatctl.data.dataset import open_dataset, split_path
 from ochatctl.errors import ConfigError
 from ochatctl.train.config import OptimConfig, TrainConfig
+from ochatctl.train.course import plan_run
 from ochatctl.train.launch import clear_earlier_run
+from ochatctl.train.resume import Manifest, finish, part_dir
 
 register(app)
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -302,6 +305,33 @@ def test_data_that_is_not_there_says_what_is(base: Path, prefix: Path, tmp_path:
         assert (result.exit_code, message in result.stderr, hint in result.stderr) == (4, True, True), result.stderr
 
 
+def test_a_run_that_goes_on_says_what_it_keeps_and_not_what_it_would_choose(
+    base: Path, prefix: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o"
+    flags = ("--gpus", 2, "--epochs", 2, "--lr", 3e-3, "--batch-tokens", 150)
+    config = build(TrainConfig, planned(dry_run(base, prefix, out, *flags, "--json"))["config"], where="plan")
+    out.mkdir()
+    write_run(out / "run.json", config)
+    course = plan_run(config, open_dataset(split_path(prefix, "train")).lengths)
+    (part_dir(out, 1) / "shards").mkdir(parents=True)
+    manifest = Manifest(
+        strategy="fsdp", ranks=2, progress=next(course.steps()).progress, num_steps=course.num_steps, seconds=1.0,
+        parts=(),
+    )  # fmt: skip
+    finish(out, manifest, keep=1)
+    # On one rank, and asked for neither the batch nor the learning rate.
+    result = dry_run(base, prefix, out, "--epochs", 2, "--json")
+    plan = planned(result)
+    assert "as the interrupted run: 1 x 150 tokens a batch, accumulation 2, learning rate 0.003" in result.stderr
+    assert "going on after step 1 of" in result.stderr
+    assert "supervised tokens a step" not in result.stderr, "a learning rate that is not taken"
+    assert plan["epochs"][0]["num_steps"] == plan["epochs"][1]["num_steps"] - 1
+    assert plan["efficiency_ratio"] == pytest.approx(plan["epochs"][1]["efficiency_ratio"])
+    shown = dry_run(base, prefix, out, "--epochs", 2).stdout
+    assert "Work, of the whole run:" in shown
+
+
 def test_a_data_set_without_conversations_is_refused(base: Path, tmp_path: Path) -> None:
     result = dry_run(base, write_data(tmp_path / "none", base, num_rows=0), tmp_path / "o")
     assert result.exit_code == 4
@@ -317,7 +347,7 @@ def test_the_folder_of_a_run_is_no_model_and_names_the_last_one_in_it(base: Path
 
 
 def test_data_of_another_tokenizer_is_refused(base: Path, tmp_path: Path) -> None:
-    from ochatctl.data.dataset import DatasetInfo, open_dataset, split_path, write_dataset
+    from ochatctl.data.dataset import DatasetInfo, write_dataset
 
     source = open_dataset(split_path(write_data(tmp_path / "a", base), "train"))
     with write_dataset(split_path(tmp_path / "b", "train")) as writer:
