@@ -123,9 +123,11 @@ class DeepSpeedStrategy:
 def hand_out(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> None:
     """Give each rank the weights; at stage 3 they are cut as they come, so that it holds its share alone."""
     handout = Handout(model, ranks, getattr(torch, config.dtype))
-    if config.zero_stage < 3 or not handout.is_needed:
+    if config.zero_stage < 3:
         handout.give(model)
         return
+    # Also where no rank lacks any: the engine would move all weights to the GPU, and cut them there.
+    handout.is_needed = True
     for module in _inside_out(model):
         handout.give(module, recurse=False)
         if any(True for _ in module.parameters(recurse=False)):
