@@ -59,6 +59,11 @@ def test_openchats_lines_parse_and_end_with_what_to_do(
         assert (code, "ochatctl serve --model openchat/openchat_v3.2_super" in said) == (2, True)
 
 
+def test_serve_alone_says_what_it_needs() -> None:
+    code, said = call()
+    assert (code, said.splitlines()[0]) == (2, "error: `--model` is missing")
+
+
 def test_a_flag_that_the_engine_cannot_honour_is_never_ignored() -> None:
     others = (["--quantization", "awq"], ["--engine-arg", "swap_space=4"], ["--dtype", "bfloat16"])
     for flag in (["--tp", "2"], ["--gpu-memory-utilization", "0.5"], *others):

