@@ -93,7 +93,7 @@ async def serve(told: Told) -> None:
 
 
 def slow_hf(tokenizer: Tokenizer, folder: Path, *, first_slow: int, seconds: float) -> Engine:
-    """Give an engine whose steps, from the one of that number on, take so long."""
+    """Give an engine whose steps, from the one of that number on, take so long: `FOLDER/slow` is there then."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -109,6 +109,7 @@ def slow_hf(tokenizer: Tokenizer, folder: Path, *, first_slow: int, seconds: flo
 
     def slow(self: Any, *args: Any, **kwargs: Any) -> Any:
         if next(steps) >= first_slow:
+            (folder / "slow").touch()
             time.sleep(seconds)
         return forward(self, *args, **kwargs)
 

@@ -310,6 +310,7 @@ def test_a_step_that_never_ends_does_not_keep_the_server(is_patient: bool, tmp_p
     limits = {"drain_timeout_seconds": 1.0 if is_patient else 60.0}
     with scripted(hung_hf=str(tmp_path), limits=limits) as (server, url):
         reader = Reader(url, max_tokens=100, logit_bias={"97": 100})
+        wait_until((tmp_path / "slow").exists)  # the step has begun
         server.send_signal(signal.SIGTERM)
         if is_patient:
             assert reader.ended().count('"shutting_down"') == 1
