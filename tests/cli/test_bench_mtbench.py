@@ -87,6 +87,18 @@ def test_a_paid_judge_off_a_terminal_is_exit_2_with_the_line_before_anything_is_
         assert "more than `--max-cost 0.001`" in errors[-2]
 
 
+def test_a_price_that_was_typed_is_kept_to_though_the_judge_is_at_home(app: typer.Typer, files: list[str]) -> None:
+    with chat_stub() as stub, chat_stub(says=words) as judge:
+        to = ("--base-url", stub.base_url, "--judge", "j", "--judge-base-url", judge.base_url)
+        priced = ("mtbench", *files, *to, "--judge-price", "1000/2000")
+        code, _, errors = run(app, *priced, "--max-cost", "0.01")
+        assert (code, stub.requests, judge.requests) == (2, [], [])
+        assert "more than `--max-cost 0.01`" in errors[-2]
+        assert run(app, *priced)[0] == 2  # nobody is here to say yes
+        code, _, errors = run(app, *priced, "--max-cost", "1000")
+        assert code == 0, errors
+
+
 def test_the_judge_s_key_from_the_environment_goes_to_the_judge_and_is_shown_nowhere(
     app: typer.Typer, files: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -186,8 +186,9 @@ def judge_load(cases: Sequence[Case[T]], config: JudgeConfig, folder: Path) -> L
         num_prompt_tokens=sum(count_tokens(case.system, case.prompt) for case in missing),
         num_answer_tokens=sum(min(case.ask.max_tokens or _EXPECTED_TOKENS, _EXPECTED_TOKENS) for case in missing),
         price=price,
-        # Whoever serves a judge on the machine next door pays nobody for it.
-        must_ask=not is_private(config.base_url) and (price is None or price.of(1, 1) > 0),
+        # Whoever serves a judge on the machine next door pays nobody for it, unless a price was typed.
+        must_ask=(config.price is not None or not is_private(config.base_url))
+        and (price is None or price.of(1, 1) > 0),
     )
 
 
