@@ -44,12 +44,16 @@ def test_mtbench_with_a_judge_that_misbehaves(base_url: str, tmp_path: Path) -> 
         "Q: Hello?": ["say:[[3]], no, [[4]]"],
     }
     with chat_stub(says=words, faults=faults) as judge:
-        to = ("--base-url", base_url, "--judge", "j", "--judge-base-url", judge.base_url, "--silence-timeout", "12")
-        first = run("mtbench", *files, *to, *SMALL, "--timeout", "60", cwd=tmp_path)
+        answered = run("mtbench", *files, "--base-url", base_url, *SMALL, cwd=tmp_path)
+        assert answered.returncode == 0, answered.stderr
+        # Only the judge, which answers at once or hangs, is left alone after so short a silence.
+        impatient = ("--judge", "j", "--judge-base-url", judge.base_url, "--silence-timeout", "5")
+        to = ("--base-url", base_url, *impatient)
+        first = run("mtbench", *files, *to, *SMALL, cwd=tmp_path)
         assert first.returncode == 6, first.stderr  # the one that was garbage
         report = json.loads(first.stdout)
         assert (report["num_answered"], report["num_unparsed"], len(report["judge_errors"])) == (6, 1, 1)
-        again = run("mtbench", *files, *to, *SMALL, "--timeout", "60", cwd=tmp_path)
+        again = run("mtbench", *files, *to, *SMALL, cwd=tmp_path)
         assert again.returncode == 0, again.stderr
     report = json.loads(again.stdout)
     assert (report["score"]["num_rows"], report["score"]["num_unparsed"], report["judge_errors"]) == (10, 1, [])
@@ -73,8 +77,11 @@ def test_alpacaeval_with_a_judge_that_misbehaves(base_url: str, tmp_path: Path) 
     ranking = "[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]"
     with chat_stub(says=lambda prompt: ranking, faults=faults) as judge:
         files = ("--reference", str(tmp_path / "reference.json"), "--annotator-prompt", str(tmp_path / "prompt.txt"))
-        to = ("--base-url", base_url, "--judge", "j", "--judge-base-url", judge.base_url, "--silence-timeout", "12")
-        done = run("alpacaeval", *files, *to, *SMALL, "--timeout", "60", cwd=tmp_path)
+        to = ("--base-url", base_url)
+        answered = run("alpacaeval", *files, *to, *SMALL, cwd=tmp_path)
+        assert answered.returncode == 0, answered.stderr
+        impatient = ("--judge", "j", "--judge-base-url", judge.base_url, "--silence-timeout", "5")
+        done = run("alpacaeval", *files, *to, *impatient, *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["num_answered"], report["rate"]["n_total"], report["rate"]["num_unreadable"]) == (8, 7, 1)
