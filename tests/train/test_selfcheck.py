@@ -53,6 +53,16 @@ def test_a_sound_model_passes_and_is_left_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_an_output_layer_that_begins_at_zero_passes(tmp_path: Path) -> None:
+    """Such a base, as `make-base` makes it, has no gradient yet: 0 of 0 is no fault."""
+    model = load(tmp_path)
+    inner = next(module for module in model.modules() if hasattr(module, "get_output_embeddings"))
+    with torch.no_grad():
+        inner.get_output_embeddings().weight.zero_()
+    found = check_packing(model, CPU)
+    assert (found.loss_difference, found.gradient_difference) == (pytest.approx(0.0, abs=1e-5), 0.0)
+
+
 def test_rows_that_see_their_neighbours_end_the_run(tmp_path: Path) -> None:
     from transformers import AttentionInterface
 

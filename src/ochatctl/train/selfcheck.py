@@ -68,10 +68,7 @@ def check_packing(model: torch.nn.Module, device: torch.device, *, seed: int = 0
     found = PackingCheck(
         loss_difference=_largest([abs(a - b.loss_S[0]) for a, b in zip(packed.loss_S, alone, strict=True)], device),
         gradient_difference=_largest(
-            [
-                float((a - b.gradients[0]).norm() / b.gradients[0].norm())
-                for a, b in zip(packed.gradients, alone, strict=True)
-            ],
+            [_relative(a, b.gradients[0]) for a, b in zip(packed.gradients, alone, strict=True)],
             device,
         )
         if with_gradient
@@ -144,6 +141,12 @@ def _textbook_attention(model: torch.nn.Module) -> Iterator[None]:
 
 def _says_attention(config: object) -> bool:
     return getattr(config, "_attn_implementation", None) is not None
+
+
+def _relative(gradient: torch.Tensor, reference: torch.Tensor) -> float:
+    """Give the norm of the difference by the reference's; 0 of two zeros, as where an output layer begins at zero."""
+    difference = (gradient - reference).norm()
+    return float(difference / reference.norm()) if difference else 0.0
 
 
 def _largest(differences: list[float], device: torch.device) -> float:
