@@ -148,3 +148,9 @@ def test_a_file_of_which_nothing_is_kept_is_an_error_that_says_what_is_read(tmp_
     assert "`messages` of `role` and `content`" in result.stderr
     assert "its keys: `frage`, `antwort`" in result.stdout
     assert len(lines_of(tmp_path / "out.rejected.jsonl")) == 2
+
+
+def test_an_output_below_a_file_is_named_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("{}")
+    result = clean(tmp_path / "in.jsonl", "--out", tmp_path / "in.jsonl" / "out.jsonl", code=5)
+    assert result.stderr == f"error: `{tmp_path / 'in.jsonl'}`: is a file, where a folder is to be made\n"

@@ -22,6 +22,7 @@ _REFUSED = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of this user is used up",
     errno.EISDIR: "is a folder",
+    errno.EEXIST: "is a file, where a folder is to be made",
     errno.ENOTDIR: "lies below a file, not a folder",
 }
 
