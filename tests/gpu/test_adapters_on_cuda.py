@@ -12,7 +12,7 @@ from ochatctl.train.launch import train as launch
 from ochatctl.train.prepare import prepare
 from ochatctl.train.settings import read_request
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module")

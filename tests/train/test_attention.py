@@ -27,12 +27,14 @@ def textbook(
     return scores.softmax(dim=-1) @ value
 
 
-def random_packed(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def random_packed(
+    lengths: list[int], seed: int, *, head_size: int = 8
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
     total = sum(lengths)
-    query = torch.randn(1, 4, total, 8, generator=draw, dtype=torch.float64, requires_grad=True)
+    query = torch.randn(1, 4, total, head_size, generator=draw, dtype=torch.float64, requires_grad=True)
     key, value = (
-        torch.randn(1, 2, total, 8, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2)
+        torch.randn(1, 2, total, head_size, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2)
     )
     return query, key, value, torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
 
@@ -89,6 +91,31 @@ def test_the_way_is_chosen_aloud() -> None:
     assert way.name == "rows"
     assert "row by row" in way.why
     assert "CPU" not in choose_way(torch.device("mps"), torch.float16, 128, softcapped=False).why
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "head_size", "softcapped", "name"),
+    [
+        ((9, 0), torch.bfloat16, 128, False, "varlen"),
+        ((8, 0), torch.float16, 100, False, "varlen"),
+        ((8, 9), torch.bfloat16, 256, True, "flex"),
+        ((8, 0), torch.bfloat16, 8, True, "rows"),  # flex_attention takes no head below 16
+        ((9, 0), torch.bfloat16, 264, False, "rows"),
+        ((9, 0), torch.float32, 128, False, "rows"),
+        ((7, 5), torch.float16, 128, False, "rows"),
+        ((7, 0), torch.float16, 128, True, "rows"),
+    ],
+)
+def test_each_gpu_is_given_what_runs_on_it(
+    capability: tuple[int, int], dtype: torch.dtype, head_size: int, softcapped: bool, name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    choose_way.cache_clear()
+    try:
+        assert choose_way(torch.device("cuda"), dtype, head_size, softcapped=softcapped).name == name
+    finally:
+        choose_way.cache_clear()
 
 
 @pytest.mark.slow  # flex_attention takes seconds to import
@@ -182,11 +209,12 @@ def test_the_varlen_kernel_is_called_as_it_wants_to_be(
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("default")  # torch's own, as it compiles
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [None, 5])
 def test_the_gpus_kernels_give_what_the_cpu_gives(window: int | None, softcap: float | None) -> None:
-    query, key, value, bounds = random_packed([5, 64, 17, 1], 0)
-    assert choose_way(torch.device("cuda"), torch.bfloat16, 8, softcapped=softcap is not None).name != "rows"
+    query, key, value, bounds = random_packed([5, 64, 17, 1], 0, head_size=16)
+    assert choose_way(torch.device("cuda"), torch.bfloat16, 16, softcapped=softcap is not None).name != "rows"
     calls = [
         [tensor.detach().to(device, dtype) for tensor in (query, key, value)]
         for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16))

@@ -27,6 +27,7 @@ NAME = "ochatctl_packed"
 _VARLEN_DTYPES = (torch.float16, torch.bfloat16)
 _VARLEN_MAX_HEAD_SIZE = 256
 _VARLEN_HEAD_SIZES = 8  # or a multiple of it
+_FLEX_MIN_HEAD_SIZE = 16
 _KERNELS_WANT = (8, 0)
 _BLOCK = 128  # flex_attention's
 
@@ -50,6 +51,10 @@ def choose_way(device: torch.device, dtype: torch.dtype, head_size: int, *, soft
         return Way(
             "rows",
             f"attention row by row, by torch's SDPA: this GPU is sm{major}{minor}, and the packed kernels want sm80",
+        )
+    if softcapped and head_size < _FLEX_MIN_HEAD_SIZE:
+        return Way(
+            "rows", f"attention row by row, by torch's SDPA: heads of {head_size}, and flex_attention takes 16 and more"
         )
     if softcapped:
         return Way("flex", "attention by flex_attention, since the scores are soft-capped")
