@@ -345,7 +345,7 @@ async def _until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -
 
 
 async def _render(request: Request, error: Exception) -> Response:
-    """Say any fault in OpenAI's envelope: the only place where a status other than 200 is made, but for 401."""
+    """Say any fault in OpenAI's envelope, but for what `Admission` refuses."""
     told = as_request_error(error)
     record = record_of(request.scope)
     record.error = told.code or ""

@@ -49,7 +49,7 @@ class RequestLog:
     """Writes request lines without holding up the event loop; lines that find the queue full are counted and lost.
 
     The thread makes a line of its table, and writes it with those that have come meanwhile: one by one, they cost a
-    request 32 us, more than its key, its limits and its counters together.
+    request 22 us instead of 5, more than its key, its limits and its counters together.
     """
 
     def __init__(self, config: LogConfig) -> None:
