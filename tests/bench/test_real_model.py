@@ -31,7 +31,7 @@ def base_url() -> Iterator[str]:
 
 def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     command = [*OCHATCTL, "bench", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, input="")
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900, check=False, input="")
 
 
 def test_mtbench_with_a_judge_that_misbehaves(base_url: str, tmp_path: Path) -> None:
