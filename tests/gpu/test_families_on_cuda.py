@@ -63,17 +63,18 @@ def test_loss_and_gradient_are_those_of_the_cpu(name: str, how: dict[str, Any], 
     batch = pack(rows(), step_loss_weight=100.0)
     found = []
     for device, dtype, more in ((torch.device("cpu"), "float32", {}), (DEVICE, "bfloat16", how)):
-        config = TrainConfig(
-            model_dir=tmp_path, data_path=tmp_path, out_dir=tmp_path, family=None, strategy="deepspeed", device="cpu",
-            dtype=dtype, num_ranks=1, num_epochs=1, batch_tokens=300, optim=OptimConfig(lr=1e-3), **more,
-        )  # fmt: skip
-        model = load_model(config).to(device)
+        values: dict[str, Any] = {
+            "model_dir": tmp_path, "data_path": tmp_path, "out_dir": tmp_path, "family": None, "device": "cpu",
+            "strategy": "deepspeed", "dtype": dtype, "num_ranks": 1, "num_epochs": 1, "batch_tokens": 300,
+            "optim": OptimConfig(lr=1e-3),
+        }  # fmt: skip
+        model = load_model(TrainConfig(**(values | more))).to(device)
         if device.type == "cuda":
             way = way_of(model, device, getattr(torch, dtype)).name
             assert way == ("flex" if kind == "gemma2" else "varlen")
         check_packing(model, device)
         loss = batch_loss(model, batch, device)
-        loss.backward()
+        torch.autograd.backward(loss)
         gradient = torch.cat([p.grad.float().cpu().flatten() for p in model.parameters() if p.grad is not None])
         found.append((loss.detach().item(), gradient))
     (want, wanted), (got, gradient) = found
