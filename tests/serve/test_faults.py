@@ -464,11 +464,13 @@ def test_ten_thousand_clients_that_connect_and_go_leave_nothing_behind() -> None
             num_files, num_tasks = left()
             return num_files <= before[0] + 1 and num_tasks <= before[1]
 
+        began = time.monotonic()
         for number in range(1_000):
             cycle(number)
         before, size = left(), resident_bytes(server.pid)
         for number in range(1_000, 10_000):
             cycle(number)
+        assert time.monotonic() - began < 90  # 9 s on a quiet machine, and at most 26 s on a busy one
         wait_until(is_settled)
         assert resident_bytes(server.pid) - size <= 10_000_000
         assert http.post(url + CHAT, json=body("still here")).status_code == 200
