@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ochatctl.errors import ConfigError
-from ochatctl.hub import local_model
+from ochatctl.hub import chat_model, local_model
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
@@ -19,6 +19,18 @@ def test_a_folder_is_itself(tmp_path: Path) -> None:
 def test_neither_a_folder_nor_a_hub_id_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="neither a folder nor a hub id"):
         local_model(name)
+
+
+def test_a_file_is_no_model_and_a_run_is_none_before_its_first_epoch_ends(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is a file, and a model is a folder"):
+        local_model(str(tmp_path / "run.json"))
+    (tmp_path / ".ep_1.x.part").mkdir()
+    with pytest.raises(ConfigError, match="no epoch has ended yet"):
+        chat_model(str(tmp_path))
+    (tmp_path / "ep_1").mkdir()
+    (tmp_path / "ep_1" / "config.json").write_text("{}")
+    assert chat_model(str(tmp_path)).name == "ep_1"
 
 
 OFFLINE = """

@@ -16,6 +16,8 @@ from ochatctl.files import read_json
 # peft's; it names the base.
 ADAPTER_FILE = "adapter_config.json"
 _EPOCH = re.compile(r"ep_\d+")
+# A training run's own.
+_RUN_FILE = "run.json"
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _HUB_FILE = re.compile(_HUB_ID.pattern + r":(?P<file>.+)")
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot")
@@ -55,6 +57,8 @@ def local_model(name: str, *, weights: bool = True) -> Path:
     path = Path(name).expanduser()
     if name and path.is_dir():
         return path
+    if name and path.is_file():
+        raise ConfigError(f"`{name}` is a file, and a model is a folder", hint=f"its own folder is `{path.parent}`")
     match = _HUB_ID.fullmatch(name)
     if match is None or name.startswith((".", "/", "~")):
         raise ConfigError(f"`{name}` is neither a folder nor a hub id", hint="a hub id is `owner/name[@revision]`")
@@ -63,13 +67,22 @@ def local_model(name: str, *, weights: bool = True) -> Path:
 
 
 def chat_model(name: str) -> Path:
-    """Give the folder of a model to talk to: as `local_model`, and of a training run's folder its last whole `ep_N`."""
+    """Give the folder of a model to talk to: as `local_model`, and of a training run's folder its last whole `ep_N`.
+
+    Raises:
+        ConfigError: as `local_model`, or a training run in which no epoch has ended.
+    """
     folder = local_model(name)
     # A run renames an epoch's folder when it is whole, so that a name of this form stands for a whole one.
     epochs = [path for path in folder.glob("ep_*") if _EPOCH.fullmatch(path.name) and (path / "config.json").is_file()]
-    if (folder / "config.json").is_file() or not epochs:
+    if (folder / "config.json").is_file():
         return folder
-    return max(epochs, key=lambda path: int(path.name.removeprefix("ep_")))
+    if not epochs and (folder / _RUN_FILE).is_file():
+        raise ConfigError(
+            f"`{folder}` is a training run in which no epoch has ended yet",
+            hint="the `ochatctl train` line that began it goes on with it; each epoch leaves a model, `ep_N`",
+        )
+    return max(epochs, key=lambda path: int(path.name.removeprefix("ep_")), default=folder)
 
 
 def adapter_base(folder: Path) -> str | None:

@@ -111,10 +111,23 @@ def test_published_templates_are_recognised_or_refused_with_the_list(tmp_path: P
     assert load_family(folder)[0].name == "openchat_v3.2_mistral"
     other = write_fast(tmp_path / "other", byte_bpe())
     (other / "chat_template.jinja").write_text(ADDS_A_SYSTEM_MESSAGE)
+    with pytest.raises(ConfigError, match="fits no known family; nearest is `chatml`, which adds no system") as caught:
+        load_family(other)
+    assert "`--family chatml`; the families are openchat_v3.2, " in caught.value.hint
+    assert load_family(other, "chatml")[0] is FAMILIES["chatml"]
+    (other / "chat_template.jinja").write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
     with pytest.raises(ConfigError, match=r"fits no known family; the families are .*chatml") as caught:
         load_family(other)
     assert caught.value.hint == "add `--family NAME`"
-    assert load_family(other, "chatml")[0] is FAMILIES["chatml"]
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    for name in (None, "chatml"):
+        with pytest.raises(ConfigError, match="cannot be loaded; a file of it is missing or damaged") as caught:
+            load_family(tmp_path, name)
+        assert "\n" not in caught.value.message
 
 
 def test_a_base_without_the_end_of_turn_token_gets_the_exact_line(tmp_path: Path) -> None:

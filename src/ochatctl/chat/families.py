@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ochatctl.chat.template import ChatTemplate
-from ochatctl.chat.tokenizer import Tokenizer, load_tokenizer, require_tokenizer
+from ochatctl.chat.tokenizer import Tokenizer, load_tokenizer, not_loaded, require_tokenizer
 from ochatctl.config import build, did_you_mean, read_toml, to_table
 from ochatctl.errors import ConfigError
 from ochatctl.files import read_json, write_json
@@ -324,20 +324,36 @@ def _detect(model_dir: Path) -> Family:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"`{model_dir}`: its tokenizer cannot be loaded: {error}") from error
+        raise not_loaded(model_dir) from error
     if not tokenizer.chat_template:
         raise ConfigError(
             f"`{model_dir}` has neither `{CARD_NAME}` nor a chat template, so its family is not known; {listed}",
             hint="add `--family NAME`",
         )
+    # Once for all: what a rendering needs of it is no family's.
+    ours = load_tokenizer(model_dir, control_strings=_BUILT_IN_CONTROL_STRINGS)
     theirs = [_render(tokenizer, tokenizer.chat_template, probe) for probe in _PROBES]
+    nearest, same_where = None, ""
     for family in _ALL:
-        ours = family_tokenizer(model_dir, family)
         for dummy_prefix in {ours.dummy_prefix, False}:
             jinja = family.template.to_jinja(dummy_prefix=dummy_prefix, bos=ours.bos_token)
-            if theirs == [_render(tokenizer, jinja, probe) for probe in _PROBES]:
+            same = [text == _render(tokenizer, jinja, probe) for text, probe in zip(theirs, _PROBES, strict=True)]
+            if all(same):
                 return family
-    raise ConfigError(f"`{model_dir}`: its chat template fits no known family; {listed}", hint="add `--family NAME`")
+            # Both refusing a conversation is no likeness.
+            alike = [text is not None and is_same for text, is_same in zip(theirs, same, strict=True)]
+            if nearest is None and any(alike):
+                nearest = family
+                adds_system = alike == [probe[0]["role"] == "system" for probe in _PROBES]
+                same_where = "which adds no system message" if adds_system else "the same for some conversations only"
+    if nearest is None:
+        raise ConfigError(
+            f"`{model_dir}`: its chat template fits no known family; {listed}", hint="add `--family NAME`"
+        )
+    raise ConfigError(
+        f"`{model_dir}`: its chat template fits no known family; nearest is `{nearest.name}`, {same_where}",
+        hint=f"the same command with `--family {nearest.name}`; {listed}",
+    )
 
 
 def _render(tokenizer: Any, chat_template: str, messages: Sequence[dict[str, str]]) -> str | None:

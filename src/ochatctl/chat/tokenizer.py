@@ -266,6 +266,14 @@ def require_tokenizer(model_dir: Path) -> None:
         )
 
 
+def not_loaded(model_dir: Path) -> ConfigError:
+    """Give the error for a tokenizer that transformers cannot load: its own words name packages, over several lines."""
+    return ConfigError(
+        f"`{model_dir}`: its tokenizer cannot be loaded; a file of it is missing or damaged",
+        hint="a model folder has `tokenizer.json` or `tokenizer.model`",
+    )
+
+
 def load_tokenizer(model_dir: Path, *, control_strings: Collection[str], trust_remote_code: bool = False) -> Tokenizer:
     """Load the tokenizer of a model folder; `control_strings` are those that any family inserts by id.
 
@@ -285,7 +293,7 @@ def load_tokenizer(model_dir: Path, *, control_strings: Collection[str], trust_r
         slow = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
         backend = slow.backend_tokenizer.to_str()
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"`{model_dir}`: its tokenizer cannot be loaded: {error}") from error
+        raise not_loaded(model_dir) from error
     return FastTokenizer(backend, settings, control_strings=control_strings)
 
 

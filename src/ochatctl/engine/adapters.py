@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ochatctl.chat.families import Family, read_card
-from ochatctl.errors import ConfigError, EnvironmentProblem, UsageProblem
+from ochatctl.errors import ConfigError, EnvironmentProblem, RemoteError, UsageProblem
 from ochatctl.files import read_json
 from ochatctl.hub import ADAPTER_FILE, adapter_base, chat_model
 
@@ -53,10 +53,14 @@ def find_adapters(named: Mapping[str, str], family: Family) -> tuple[Adapter, ..
 
 
 def _find(name: str, path: str, family: Family) -> Adapter:
-    folder = chat_model(path)
+    try:
+        folder = chat_model(path)
+    except (ConfigError, RemoteError) as error:
+        raise type(error)(f"`--adapter {name}=...`: {error.message}", hint=error.hint) from error
     if adapter_base(folder) is None:
         raise ConfigError(
-            f"`--adapter {name}={path}`: it has no `{ADAPTER_FILE}`", hint=f"ochatctl serve --model {path}"
+            f"`--adapter {name}={path}`: it holds no adapters: it has no `{ADAPTER_FILE}`",
+            hint=f"a whole model is served by itself: ochatctl serve --model {path}",
         )
     card = read_card(folder)
     if card is not None and card.model_type not in family.names:
