@@ -89,7 +89,7 @@ def test_without_a_step_an_epoch_has_several_and_memory_bounds_a_batch() -> None
     assert "several steps" in notes
     batch, notes = batch_of(1, most=20_000)
     assert batch == Batch(tokens=16384, accumulation=2), "the step depends on the memory of a GPU"
-    assert "16384 tokens a rank, the most that a GPU's memory holds, accumulation 2" in notes
+    assert "16384 tokens a rank, which a GPU's memory holds, accumulation 2" in notes
     assert batch_of(1, most=20_000, accumulation=1)[0] == Batch(tokens=16384, accumulation=1)
     batch, notes = batch_of(1, most=100)
     assert batch == Batch(tokens=4096, accumulation=8)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from training_for_tests import tiny_config, write_base
 
 from ochatctl.config import write_run
+from ochatctl.errors import EnvironmentProblem
 from ochatctl.memory import Shape, Weights, count_weights, read_weights
 from ochatctl.memory.training import Spread, state_parts, training_need
 from ochatctl.train.config import OptimConfig, TrainConfig
-from ochatctl.train.estimate import Device, Estimate, Model, check_memory, estimate
+from ochatctl.train.estimate import Device, Estimate, Model, check_memory, estimate, fits
 from ochatctl.train.request import TrainRequest
 
 SHAPE = Shape(
@@ -112,12 +114,48 @@ def test_what_would_fit_still_holds_the_longest_conversation() -> None:
 
 
 def test_a_model_whose_state_alone_is_too_large_is_refused_with_what_would_fit() -> None:
-    from ochatctl.errors import EnvironmentProblem
-
     spread = Spread(num_ranks=1)
     with pytest.raises(EnvironmentProblem, match=r"alone take 208\.3 GB") as caught:
         check_memory(TrainRequest(ac="full"), known(80, spread), spread, num_tokens=32768, longest=4096, notes=[])
     assert "--offload" in caught.value.hint
+
+
+def test_adapters_that_do_not_fit_are_advised_to_hold_the_frozen_weights_in_4_bits() -> None:
+    spread = Spread(trained_params=60_000_000)
+    here = known(25.8, spread, tokens=8192)
+    request = TrainRequest(model="m", lora="r=16,alpha=32", ac="full")
+    with pytest.raises(EnvironmentProblem) as refused:
+        check_memory(request, here, spread, num_tokens=8192, longest=4096, notes=[])
+    assert "--quantize nf4" in refused.value.hint
+    assert not {"--zero", "--offload", "--strategy"} & set(refused.value.hint.split())
+    in_4_bits = replace(spread, strategy="fsdp", is_4bit=True)
+    notes: list[str] = []
+    request = replace(request, quantize="nf4")
+    too_small = known(18, in_4_bits, tokens=32768)
+    check_memory(request, too_small, in_4_bits, num_tokens=32768, longest=1024, notes=notes)
+    assert notes[0].startswith("memory may run out: ")
+    assert "deepspeed" not in notes[0]
+    assert not {"--zero", "--offload", "--strategy"} & set(notes[0].split()), "DeepSpeed would cast what is in 4 bits"
+
+
+def test_what_does_not_fit_main_memory_either_is_not_advised() -> None:
+    spread = Spread()
+    hints = []
+    for host_gb in (25, 600):
+        here = replace(known(25.8, spread), host_total_bytes=int(host_gb * 1e9))
+        with pytest.raises(EnvironmentProblem) as refused:
+            check_memory(TrainRequest(model="m", ac="full"), here, spread, num_tokens=4096, longest=4096, notes=[])
+        hints.append(refused.value.hint)
+    assert hints[0] == "more GPUs, a smaller model, or `--preset lora`"
+    assert "--offload all" in hints[1]
+
+
+def test_what_is_chosen_leaves_room_for_what_the_driver_keeps() -> None:
+    spread = Spread(num_ranks=8)
+    need = training_need(THIRTEEN_B.weights, SHAPE, num_tokens=32768, spread=spread).num_bytes
+    for ratio, does_fit in ((1.0, False), (1.1, True)):
+        gpu = Device(name="A100", total_bytes=int(need * ratio), is_here=True)
+        assert fits(THIRTEEN_B, spread, gpu, 32768) is does_fit
 
 
 def test_disk_is_every_saved_model_and_one_resume_checkpoint_more_than_is_kept(tmp_path: Path) -> None:

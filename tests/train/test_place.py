@@ -53,3 +53,7 @@ def test_cuda_comes_before_apples_gpu_and_that_trains_alone(monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert place(TrainRequest(), notes) == ("cuda", 4)
+    assert notes[-1] == "training on all 4 GPUs that are visible"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert place(TrainRequest(), notes) == ("cuda", 1)
+    assert notes[-1] == "training on the one GPU that is visible"

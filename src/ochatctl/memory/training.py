@@ -9,12 +9,14 @@ from typing import Literal
 
 from ochatctl.memory import Need, Part, Shape, Weights, add_up, count_weights
 
-# Names as `nvidia-smi` gives them -> dense bfloat16 peak in TFLOP/s; a longer name stands before a shorter one.
+# Names as `nvidia-smi` gives them -> dense peak in TFLOP/s, in bfloat16 or, where a GPU has none, in float16;
+# a longer name stands before a shorter one.
 PEAK_TFLOPS = (
     ("GB200", 2500.0), ("B200", 2250.0), ("B100", 1750.0), ("GH200", 989.0), ("H200", 989.0), ("H100 PCIe", 756.0),
     ("H100 NVL", 835.0), ("H100", 989.0), ("H800", 989.0), ("H20", 148.0), ("A100", 312.0), ("A800", 312.0),
     ("A40", 150.0), ("A30", 165.0), ("A6000", 155.0), ("A10G", 70.0), ("A10", 125.0), ("L40S", 362.0), ("L40", 181.0),
     ("L4", 121.0), ("RTX 5090", 209.0), ("RTX 4090", 165.0), ("RTX 3090", 71.0),
+    ("V100", 125.0), ("T4", 65.0),
 )  # fmt: skip
 # Model FLOPs utilisation that is assumed where nothing was measured.
 ASSUMED_MFU = {"none": 0.45, "selective": 0.42, "full": 0.38}
@@ -125,7 +127,7 @@ def state_parts(weights: Weights, spread: Spread) -> tuple[Part, ...]:
             "gradients": (size if spread.offload == "none" else 0, num if stage >= 2 else 1),
             "optimizer": (own if spread.offload == "none" else 0, num if stage >= 1 else 1),
         }
-        kind = "bf16" if spread.is_half else "fp32"
+        kind = "16 bits" if spread.is_half else "fp32"
         whats = {
             "weights": kind,
             "gradients": kind,
@@ -153,7 +155,7 @@ def _frozen_part(weights: Weights, spread: Spread) -> Part:
             formula="about 0.7 bytes a parameter (4 bits)",
         )
     share = spread.num_ranks if spread.strategy == "fsdp" or spread.zero_stage == 3 else 1
-    size, kind = (2, "bf16") if spread.is_half else (4, "fp32")
+    size, kind = (2, "16 bits") if spread.is_half else (4, "fp32")
     if spread.offload == "all":
         return Part(name="frozen weights", num_bytes=0, formula="in main memory")
     return Part(
@@ -242,6 +244,6 @@ def _attention_width(shape: Shape) -> int:
 
 
 def peak_tflops(name: str) -> float | None:
-    """Give a GPU's dense bfloat16 peak, by its name; None for one that is not known."""
+    """Give a GPU's dense 16-bit peak, by its name; None for one that is not known."""
     words = set(name.replace("-", " ").lower().split())
     return next((peak for known, peak in PEAK_TFLOPS if words.issuperset(known.lower().split())), None)

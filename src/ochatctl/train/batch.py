@@ -145,7 +145,7 @@ def _several_steps(request: TrainRequest, limits: Limits, notes: list[str]) -> B
         tokens = max(limits.longest, tokens // 2)
     batch = Batch(tokens=tokens, accumulation=asked or max(1, round(wanted / tokens)))
     if tokens < wanted:
-        why = "the most that a GPU's memory holds" if limits.fits(tokens) else "the least: the longest conversation"
+        why = "which a GPU's memory holds" if limits.fits(tokens) else "the least: the longest conversation"
         added = f", accumulation {batch.accumulation}" if asked is None else ""
         notes.append(f"batch of {tokens} tokens a rank, {why}{added}; `--batch-tokens` sets it")
     elif wanted < limits.usual:

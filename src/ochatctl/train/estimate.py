@@ -41,6 +41,8 @@ from ochatctl.train.spec import read_lora
 
 # From the fastest on.
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
+# What is chosen for the user leaves this much free: a driver keeps some 3% for itself, a screen more.
+_CHOSEN_RATIO = 0.95
 # Where no GPU is here to ask: what people train on.
 _USUAL_GPUS = ("A100", "H100")
 
@@ -178,11 +180,11 @@ def choose_recompute(
 
 
 def fits(model: Model, spread: Spread, device: Device, num_tokens: int) -> bool:
-    """Say whether so many tokens at once fit; also where nobody can know."""
+    """Say whether so many tokens at once fit, with something to spare; also where nobody can know."""
     if device.total_bytes is None or spread.on_cpu:
         return True
     need = training_need(model.weights, model.shape, num_tokens=num_tokens, spread=spread)
-    return need.num_bytes <= device.total_bytes
+    return need.num_bytes <= _CHOSEN_RATIO * device.total_bytes
 
 
 def estimate(
@@ -242,7 +244,7 @@ def check_memory(
     if state > total and known.device.is_here and not spread.on_cpu:
         raise EnvironmentProblem(
             f"the model does not fit: {need}; weights, gradients and optimizer alone take {state / 1e9:.1f} GB",
-            hint=advice or "more GPUs, a smaller model, or `--preset lora`",
+            hint=advice or f"more GPUs, a smaller model, or `--preset {'lora' if request.lora is None else 'qlora'}`",
         )
     notes.append(f"memory may run out: {need}" + (f"; by the same estimate this fits: {advice}" if advice else ""))
 
@@ -253,6 +255,8 @@ def _what_fits(request: TrainRequest, known: Estimate, spread: Spread, num_token
     recompute: dict[str, Any] = {} if request.ac == "full" else {"ac": "full"}
     less = {"batch_tokens": fewer, "batch_size_per_gpu": None} if fewer < num_tokens else {}
     theirs = {"strategy": "deepspeed"} if spread.strategy == "fsdp" else {}
+    in_4_bits = {**recompute, "quantize": "nf4"}
+    asks_deepspeed = request.strategy == "deepspeed" or request.zero is not None or request.offload != "none"
     changes: tuple[dict[str, Any], ...] = (
         recompute,
         {**recompute, **theirs, "zero": 3},
@@ -260,14 +264,26 @@ def _what_fits(request: TrainRequest, known: Estimate, spread: Spread, num_token
         {**recompute, **theirs, "zero": 3, "offload": "all"},
         {**recompute, **theirs, "zero": 3, "offload": "all", **less},
     )
+    if spread.is_4bit:
+        # DeepSpeed would cast what is held in 4 bits.
+        changes = (recompute, {**recompute, **less})
+    elif spread.trained_params is not None and request.lora_save != "merged" and not asks_deepspeed:
+        # Frozen weights in 4 bits stay on the GPU, which costs less than moving them in and out at every step.
+        changes = (*changes[:2], in_4_bits, {**in_4_bits, **less}, *changes[2:])
+    host_total, ranks_per_node = known.host_total_bytes, spread.num_ranks // request.nodes
     for change in changes if not spread.on_cpu else ():
         other = replace(
             spread,
             recompute=change.get("ac", spread.recompute),
-            strategy=change.get("strategy", spread.strategy),
+            strategy="fsdp" if "quantize" in change else change.get("strategy", spread.strategy),
             zero_stage=change.get("zero", spread.zero_stage),
             offload=change.get("offload", spread.offload),
+            is_4bit=spread.is_4bit or "quantize" in change,
         )
+        # Not out of one memory into another that is too small as well.
+        host = host_need(known.model.weights, other, ranks_per_node=ranks_per_node).num_bytes
+        if host_total is not None and other.offload != "none" and host > host_total:
+            continue
         tokens = change.get("batch_tokens", num_tokens)
         need = training_need(known.model.weights, known.model.shape, num_tokens=tokens, spread=other)
         if change and need.num_bytes <= total:

@@ -44,7 +44,9 @@ def place(request: TrainRequest, notes: list[str], *, is_dry_run: bool = False) 
     if wanted > found:
         raise EnvironmentProblem(f"{wanted} GPUs are asked for, and {found} found", hint=request.command(gpus=found))
     if request.gpus is None:
-        notes.append(f"training on all {found} GPUs that are visible")
+        notes.append(
+            f"training on all {found} GPUs that are visible" if found > 1 else "training on the one GPU that is visible"
+        )
     return "cuda", wanted
 
 
