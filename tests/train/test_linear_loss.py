@@ -1,5 +1,6 @@
 """The chunked loss against the plain one, which has all logits at once."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,21 @@ def test_the_tally_counts_by_class() -> None:
         assert line[TOKENS] == of_class.sum()
         assert line[WEIGHT] == pytest.approx(float(weights[of_class].sum()), rel=1e-6)
     assert tally[:, CORRECT].sum() > 0
+
+
+def test_a_tie_is_no_right_guess() -> None:
+    """An output layer of zeros knows nothing, and is not right of everything."""
+    hidden, weight, labels, weights, _ = random_case(7, tokens=60)
+    with torch.no_grad():
+        of_zeros = linear_cross_entropy(hidden, torch.zeros_like(weight), labels, weights).tally_C5[0]
+        first = int(((labels >= 0) & (weights > 0)).nonzero()[0, 0])
+        weight[labels[first]] = hidden[first] * 5
+        alone = linear_cross_entropy(hidden[[first]], weight, labels[[first]], weights[[first]]).tally_C5[0]
+        weight[(labels[first] + 1) % len(weight)] = hidden[first] * 5
+        tied = linear_cross_entropy(hidden[[first]], weight, labels[[first]], weights[[first]]).tally_C5[0]
+    assert of_zeros[TOKENS] > 20
+    assert of_zeros[CE] == pytest.approx(float(of_zeros[TOKENS]) * math.log(len(weight)))
+    assert [float(tally[CORRECT]) for tally in (of_zeros, alone, tied)] == [0, 1, 0]
 
 
 def test_in_bfloat16_it_is_no_further_from_the_truth_than_the_plain_loss() -> None:

@@ -150,12 +150,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits_RV = bent_RV * softcap
             elif scale != 1:
                 logits_RV *= scale
-            top_R1 = logits_RV.amax(dim=1, keepdim=True)
+            # The best of the others, so that a tie is seen for what it is: of an output layer of zeros nothing is right.
             at_label_R1 = logits_RV.gather(1, labels_R1)
+            others_R1 = logits_RV.scatter_(1, labels_R1, -torch.inf).amax(dim=1, keepdim=True)
+            logits_RV.scatter_(1, labels_R1, at_label_R1)
+            top_R1 = torch.maximum(others_R1, at_label_R1)
             logits_RV.sub_(top_R1).exp_()
             total_R1 = logits_RV.sum(dim=1, keepdim=True)
             ce_S[part] = (total_R1.log() + top_R1 - at_label_R1)[:, 0]
-            correct_S[part] = (at_label_R1 == top_R1)[:, 0]
+            correct_S[part] = (at_label_R1 > others_R1)[:, 0]
             if not any(wants):
                 continue
             # From here on it is the gradient of the layer's output: w x scale x (softmax - one-hot).
