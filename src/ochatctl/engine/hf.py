@@ -19,7 +19,7 @@ import torch
 from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.engine.adapters import Adapter
 from ochatctl.engine.answer import Answer
-from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_request
+from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_dtype, check_request
 from ochatctl.engine.hf_batch import Batch, Row, with_adapters
 from ochatctl.engine.hf_sampler import Sampler, draw
 from ochatctl.errors import ConfigError, EnvironmentProblem, OchatError, RunError
@@ -37,7 +37,6 @@ _CACHE_RATIO = 0.4
 _CLOSE_SECONDS: Final = 3.0
 _UNKNOWN_RAM_BYTES: Final = 8 << 30
 _PLAIN_ATTENTION = frozenset({"full_attention", "sliding_attention"})
-_DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 
 
 def num_gpus() -> int:
@@ -98,8 +97,7 @@ class HfEngine:
         trust_remote_code: bool = False,
         adapters: Sequence[Adapter] = (),
     ) -> None:
-        if dtype not in _DTYPES:
-            raise ConfigError(f"`dtype` is `{dtype}`, not one of {', '.join(f'`{name}`' for name in _DTYPES)}")
+        check_dtype(dtype)
         self.context_tokens = context_tokens or 0
         self._adapters = {adapter.name: adapter for adapter in adapters}
         self.unsupported: frozenset[str] = frozenset({"json_schema"} if adapters else {"json_schema", "adapter"})

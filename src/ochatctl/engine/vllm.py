@@ -4,20 +4,23 @@ vLLM is given token ids and gives token ids: our own tokenizer turns them into t
 space, and a folder that holds only a SentencePiece model works too.
 """
 
+import ast
 import asyncio
 import atexit
 import contextlib
 import gc
+import importlib.util
 import itertools
 import multiprocessing
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
 from ochatctl.chat.tokenizer import Tokenizer
+from ochatctl.config import did_you_mean
 from ochatctl.engine.adapters import Adapter
 from ochatctl.engine.answer import Answer
 from ochatctl.engine.base import Delta, SamplingSpec, TokenLogprob, check_request
@@ -249,8 +252,7 @@ class VllmEngine:
             raise EnvironmentProblem(
                 f"this vLLM takes no `{missing[0]}`", hint="pip install 'ochatctl[vllm]' brings a version that does"
             )
-        if unknown := sorted(set(self._extra_args) - known):
-            raise ConfigError(f"vLLM has no engine argument `{unknown[0]}`")
+        _refuse_unknown(self._extra_args, known)
         config = AsyncEngineArgs(**{name: value for name, value in args.items() if name in known}).create_engine_config(
             UsageContext.OPENAI_API_SERVER
         )
@@ -273,6 +275,40 @@ class VllmEngine:
 
     def _llm_is_dead(self) -> bool:
         return self._llm is None or bool(self._llm.errored)
+
+
+def check_argument_names(given: Collection[str]) -> None:
+    """Stop before a model is downloaded where vLLM has no such engine argument.
+
+    The names are read from its source, for importing it takes many seconds; a source of another form says nothing
+    here, and its start does.
+
+    Raises:
+        ConfigError: names it, and the nearest.
+    """
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return
+    try:
+        tree = ast.parse((Path(found.origin).parent / "engine" / "arg_utils.py").read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return
+    known = {
+        line.target.id
+        for part in tree.body
+        if isinstance(part, ast.ClassDef) and part.name in ("EngineArgs", "AsyncEngineArgs")
+        for line in part.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    }
+    if known.issuperset(_NEEDED_ARGS):
+        _refuse_unknown(given, known)
+
+
+def _refuse_unknown(given: Collection[str], known: Collection[str]) -> None:
+    if unknown := sorted(set(given).difference(known)):
+        raise ConfigError(
+            f"`--engine-arg {unknown[0]}=...`: vLLM has no such engine argument{did_you_mean(unknown[0], known)}"
+        )
 
 
 def _processes() -> list[BaseProcess]:

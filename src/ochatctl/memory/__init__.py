@@ -125,6 +125,11 @@ def num_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def cpus_text(num_cpus: int) -> str:
+    """Give a number of CPUs as one would say it."""
+    return f"{num_cpus} CPUs" if num_cpus != 1 else "one CPU"
+
+
 def disk_free_bytes(folder: Path) -> int:
     """Give the free space of the disk that holds `folder`, or that will once it is made."""
     folder = folder.absolute()

@@ -5,8 +5,8 @@ in: ServeConfig and the model as it was found, out: ServePlan
 
 from dataclasses import dataclass, replace
 
-from ochatctl.engine.load import LoadedModel
-from ochatctl.memory import Need, Part, add_up, gpus, num_cpus, ram, read_shape, read_weights, serving_need
+from ochatctl.engine.load import FoundModel
+from ochatctl.memory import Need, Part, add_up, cpus_text, gpus, num_cpus, ram, read_shape, read_weights, serving_need
 from ochatctl.serve.config import ServeConfig
 
 # vLLM's own default of `gpu_memory_utilization`.
@@ -19,6 +19,8 @@ class ServePlan:
     """The engine, its model, and its memory: on each GPU, or without one in RAM. None: not known."""
 
     engine: str
+    # Why this one, as one would say it.
+    reason: str
     device: str
     is_gpu: bool
     model: str
@@ -35,17 +37,17 @@ class ServePlan:
         return self.need.num_bytes <= self.available_bytes
 
 
-def make_plan(config: ServeConfig, model: LoadedModel) -> ServePlan:
+def make_plan(config: ServeConfig, model: FoundModel) -> ServePlan:
     """Reckon what serving a model needs: its weights, and a KV cache for one full context.
 
     Raises:
         DataError: the folder holds no weights, or its config cannot be read.
     """
-    load, engine = config.load, model.engine.name
+    load, engine = config.load, model.choice.kind
     here = gpus()
     is_gpu = bool(here) and engine != "echo"
     num_gpus = load.tensor_parallel
-    device = f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}" if is_gpu else f"the CPU ({num_cpus()})"
+    device = f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}" if is_gpu else cpus_text(num_cpus())
     need: Need | None = None
     context_tokens = load.max_model_len or model.family.context_tokens
     available = ram().available_bytes
@@ -74,6 +76,7 @@ def make_plan(config: ServeConfig, model: LoadedModel) -> ServePlan:
         available = min(gpu.free_bytes if engine == "hf" else int(gpu.total_bytes * ratio) for gpu in used)
     return ServePlan(
         engine=engine,
+        reason=model.choice.reason,
         device=device,
         is_gpu=is_gpu,
         model=load.model or "echo",

@@ -7,8 +7,8 @@ import asyncio
 import sys
 from collections.abc import Callable
 
-from ochatctl.engine.load import LoadedModel, load_model
-from ochatctl.errors import DataError, UsageProblem
+from ochatctl.engine.load import LoadedModel, find_model, load_model
+from ochatctl.errors import DataError, EnvironmentProblem, UsageProblem
 from ochatctl.extras import has
 from ochatctl.serve.app import Outside, create_app
 from ochatctl.serve.config import AppConfig, ServeConfig
@@ -34,6 +34,7 @@ def run(config: ServeConfig, note: Note) -> None:
         KeyboardInterrupt: Ctrl-C.
     """
     _check(config)
+    check_port(config.host, config.port)
     check_log(config.log)
     with no_hangup():
         model = load_model(config.load, note)
@@ -45,13 +46,20 @@ def run(config: ServeConfig, note: Note) -> None:
 
 
 def plan(config: ServeConfig, note: Note) -> ServePlan:
-    """Do everything up to loading the weights, and give what they need. Raises what `run` does."""
+    """Do everything up to loading the weights, and give what they need.
+
+    Raises what `run` does, but for a port that is taken: that is only said, for an estimate needs none.
+    """
     _check(config)
-    return make_plan(config, load_model(config.load, note))
+    try:
+        check_port(config.host, config.port)
+    except EnvironmentProblem as error:
+        note(f"note: {error.message}; {error.hint}" if error.hint else f"note: {error.message}")
+    return make_plan(config, find_model(config.load, note, say_engine=False))
 
 
 def _check(config: ServeConfig) -> None:
-    """Stop before a model is loaded where the server could not be reached, or by anybody."""
+    """Stop before a model is loaded where the server could not serve, or anybody could call."""
     if not is_loopback(config.host) and not config.needs_key and not config.no_auth:
         raise UsageProblem(
             f"`--host {config.host}` lets other machines call, and there is no key",
@@ -64,7 +72,6 @@ def _check(config: ServeConfig) -> None:
         )
     KeyRing(config.api_keys, config.api_keys_file)
     check_tls(config.tls)
-    check_port(config.host, config.port)
 
 
 async def _serve(config: ServeConfig, model: LoadedModel, note: Note) -> None:
