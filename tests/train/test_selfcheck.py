@@ -47,6 +47,8 @@ def test_a_sound_model_passes_and_is_left_as_it_was(tmp_path: Path) -> None:
     assert found.loss_difference < 1e-4
     assert found.gradient_difference is not None
     assert found.gradient_difference < 1e-3
+    assert found.hidden_difference is not None
+    assert found.hidden_difference < 1e-4
     assert model.training
     assert model.config._attn_implementation == "ochatctl_packed"
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -61,6 +63,23 @@ def test_an_output_layer_that_begins_at_zero_passes(tmp_path: Path) -> None:
         inner.get_output_embeddings().weight.zero_()
     found = check_packing(model, CPU)
     assert (found.loss_difference, found.gradient_difference) == (pytest.approx(0.0, abs=1e-5), 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_see_their_neighbours_are_found_where_the_output_layer_is_still_zero(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Its loss is ln V whatever attention does, and its gradient zero."""
+    from transformers import AttentionInterface
+
+    model = load(tmp_path).to(dtype)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    assert check_packing(model, CPU).knows_nothing
+    AttentionInterface.register("attends_to_all", attends_to_all)
+    model.config._attn_implementation = "attends_to_all"
+    with pytest.raises(RunError, match="the hidden states of a packed row are off by"):
+        check_packing(model, CPU)
 
 
 def test_rows_that_see_their_neighbours_end_the_run(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits_RV = bent_RV * softcap
             elif scale != 1:
                 logits_RV *= scale
-            # The best of the others, so that a tie is seen for what it is: of an output layer of zeros nothing is right.
+            # The best of the others, so that a tie is no right guess: of an output layer of zeros nothing is right.
             at_label_R1 = logits_RV.gather(1, labels_R1)
             others_R1 = logits_RV.scatter_(1, labels_R1, -torch.inf).amax(dim=1, keepdim=True)
             logits_RV.scatter_(1, labels_R1, at_label_R1)
