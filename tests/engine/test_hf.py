@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import statistics
 import threading
 import time
@@ -149,55 +150,61 @@ def test_requests_beyond_the_slots_wait_and_are_answered(llama_dir: Path) -> Non
     with_engine(llama_dir, body, max_running=3)
 
 
-def test_a_long_prompt_lets_the_others_go_on(llama_dir: Path) -> None:
-    async def body(engine: HfEngine, case: Case) -> None:
-        short = engine.generate(PROMPTS[0], SamplingSpec(max_tokens=400, temperature=0.0))
-        await anext(short)
-        long = asyncio.create_task(ask(case, (PROMPTS[3] * 40)[:480], max_tokens=1))
-        steps = 0
-        while not long.done():
-            steps += len((await anext(short)).token_ids)
-        # 480 tokens in chunks of 64 are eight chunks; between two, everybody else takes a step.
-        assert steps >= 7
-        await short.aclose()
-
-    with_engine(llama_dir, body)
-
-
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count, from now on, the tokens of a row in each of the model's steps."""
+def counted(monkeypatch: pytest.MonkeyPatch, may_go_on: threading.Event | None = None) -> list[int]:
+    """Count, from now on, the tokens of a row in each of the model's steps, which the event can hold up."""
     widths: list[int] = []
     forward = LlamaForCausalLM.forward
 
     @functools.wraps(forward)  # the engine asks for the parameters by their names
     def counting(self: Any, *args: Any, **kwargs: Any) -> Any:
         widths.append(kwargs["input_ids"].shape[1])
+        if may_go_on is not None:
+            assert may_go_on.wait(60)
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", counting)
     return widths
 
 
+def test_a_long_prompt_lets_the_others_go_on(llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = counted(monkeypatch)
+
+    async def body(engine: HfEngine, case: Case) -> None:
+        short = engine.generate(PROMPTS[0], SamplingSpec(max_tokens=400, temperature=0.0))
+        await anext(short)
+        widths.clear()
+        await ask(case, (PROMPTS[3] * 40)[:480], max_tokens=1)
+        chunks = [number for number, width in enumerate(widths) if width > 1]
+        assert [widths[number] for number in chunks] == [64] * 7 + [32]
+        # Between two, everybody else takes a step.
+        assert all(1 in widths[chunk:following] for chunk, following in itertools.pairwise(chunks))
+        await short.aclose()
+
+    with_engine(llama_dir, body)
+
+
 def test_a_prompt_is_read_in_chunks_of_64_and_given_up_between_two(
     llama_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    widths = counted(monkeypatch)
+    may_go_on = threading.Event()
+    may_go_on.set()
+    widths = counted(monkeypatch, may_go_on)
 
     async def body(engine: HfEngine, case: Case) -> None:
         prompt = (PROMPTS[3] * 40)[:480]
         await ask(case, prompt, max_tokens=2)
         assert widths == [64] * 7 + [32, 1]
         widths.clear()
+        may_go_on.clear()
         task = asyncio.create_task(ask(case, prompt, max_tokens=400))
-        while len(widths) < 2:
+        while not widths:
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        seen = len(widths)
+        may_go_on.set()
         while engine.num_running:
             await asyncio.sleep(0)
-        # The step under way, and one that began before the word was out.
-        assert len(widths) <= seen + 2 < 8
+        assert widths == [64], "the step under way, and none after it"
 
     with_engine(llama_dir, body)
 
