@@ -58,21 +58,51 @@ class BadSteps:
             file.write(json.dumps({**table, "rows": rows}) + "\n")
 
 
+# What libraries say on a GPU without room, beside torch's own error: the driver and NCCL, cuBLAS, cuDNN.
+_NO_MEMORY = (
+    "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed", "failed to cuda calloc",
+    "failed to cuda malloc",
+)  # fmt: skip
+_NO_MAIN_MEMORY = ("defaultcpuallocator: can't allocate memory", "defaultcpuallocator: not enough memory")
+# Triton's: a kernel that takes more shared memory than this GPU has.
+_NO_RESOURCE = ("out of resource",)
+_MAX_REASON_CHARS = 200
+
+
 @contextlib.contextmanager
 def memory_hints(config: TrainConfig, doing: str) -> Iterator[None]:
-    """Say what to lower where the GPU's memory runs out.
+    """Say what to lower where memory runs out, whoever says so.
 
     Raises:
         RunError: it has run out.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        words = [f"lower `--batch-tokens` (now {config.batch_tokens})"]
-        if config.recompute != "full":
-            words.append("`--ac full`, which keeps fewer activations")
-        if config.strategy == "deepspeed" and config.zero_stage < 3:
-            words.append("`--zero 3`, which shards the weights as well")
-        words.append("use more GPUs")
-        reason = str(error).split(". ", 1)[0]
-        raise RunError(f"out of GPU memory {doing}: {reason}", hint=", or ".join(words)) from error
+    except RuntimeError as error:
+        said = str(error).lower()
+        is_memory = isinstance(error, torch.OutOfMemoryError) or any(words in said for words in _NO_MEMORY)
+        is_main_memory = any(words in said for words in _NO_MAIN_MEMORY)
+        is_resource = any(words in said for words in _NO_RESOURCE)
+        if not (is_memory or is_main_memory or is_resource):
+            raise
+        which = "main memory" if is_main_memory else "shared memory of a GPU" if is_resource else "GPU memory"
+        hint = "leave out `--compile`" if is_resource and config.compile else _what_to_lower(config)
+        raise RunError(f"out of {which} {doing}: {_reason(error)}", hint=hint) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """Give the line that says it, of an error that may bring a traceback or advice of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = (line for line in lines if any(w in line.lower() for w in (*_NO_MEMORY, *_NO_MAIN_MEMORY, *_NO_RESOURCE)))
+    line = next(telling, lines[0] if lines else type(error).__name__).split(". ", 1)[0]
+    return line if len(line) <= _MAX_REASON_CHARS else line[:_MAX_REASON_CHARS] + "..."
+
+
+def _what_to_lower(config: TrainConfig) -> str:
+    words = [f"lower `--batch-tokens` (now {config.batch_tokens})"]
+    if config.recompute != "full":
+        words.append("`--ac full`, which keeps fewer activations")
+    if config.strategy == "deepspeed" and config.zero_stage < 3:
+        words.append("`--zero 3`, which shards the weights as well")
+    words.append("use more GPUs" if config.device == "cuda" else "use a machine with more memory")
+    return ", or ".join(words)
