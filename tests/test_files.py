@@ -122,3 +122,10 @@ def test_an_optional_table_is_empty_where_there_is_none_and_a_malformed_one_is_s
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"config\.json: not valid JSON"):
             read_optional_table(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux's file system for processes")
+def test_where_no_folder_can_be_made_it_is_said_and_is_no_missing_file() -> None:
+    for make in (atomic_file, atomic_dir):
+        with pytest.raises(EnvironmentProblem, match="`/proc/x`: no folder can be made there"), make(Path("/proc/x/y")):
+            pass

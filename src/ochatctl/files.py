@@ -99,10 +99,24 @@ def require_disk(path: Path, *, need_bytes: int) -> None:
         )
 
 
+def make_dir(path: Path) -> None:
+    """Make a folder and those above it, where they are not there yet.
+
+    Raises:
+        EnvironmentProblem: nothing can be made there, as below `/proc`; it is no missing file, as the system says.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise EnvironmentProblem(
+            f"`{os.fsdecode(error.filename)}`: no folder can be made there", hint="choose another `--out`"
+        ) from error
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it on success, remove it on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_dir(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
@@ -122,7 +136,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     An existing `path` is replaced: call `refuse_existing` before any work is done.
     """
     path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_dir(path.parent)
     part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     part.chmod(0o777 & ~_umask())
     try:

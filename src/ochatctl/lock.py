@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ochatctl.errors import ConfigError, EnvironmentProblem
-from ochatctl.files import read_optional_table
+from ochatctl.files import make_dir, read_optional_table
 
 LOCK_FILE = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -78,7 +78,7 @@ def _take(path: Path, shown: str, *, create: bool, saves: bool) -> int:
     deadline = time.monotonic() + _NAMELESS_SECONDS
     while True:
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_dir(path.parent)
         try:
             handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
         except FileNotFoundError:

@@ -48,7 +48,7 @@ def test_a_saved_page_becomes_markdown_with_its_class(tmp_path: Path) -> None:
         "Like *this*:\n\n```c\nint a_b = 1;\n```",
     ]
     assert conversation["condition"] == "GPT4"
-    assert "1 HTML turned into Markdown" in text
+    assert "1 mended: HTML turned into Markdown" in text
     assert "1 rejected -> " in text
 
 

@@ -33,7 +33,7 @@ async def every_event(it: Endpoint) -> list[str]:
 def test_a_server_with_keys_is_asked_with_one_and_says_what_is_missing_without() -> None:
     with serving(api_keys=("sk-1",)) as served:
         assert run(endpoint(served.base_url, "sk-1"), lambda it: it.table("GET", "/v1/models"))["data"]
-        for key, said in ((None, "no key was given"), ("sk-2", "the key that was given is wrong")):
+        for key, said in ((None, "no key was given"), ("sk-2", "answered 401: the API key is wrong")):
             with pytest.raises(RemoteError, match=said) as caught:
                 run(endpoint(served.base_url, key), lambda it: it.table("GET", "/v1/models"))
             assert "OCHATCTL_API_KEY" in caught.value.hint

@@ -19,7 +19,7 @@ from ochatctl.bench.datasets import DATASETS, FORMAT, MANIFEST_NAME, VERSION, Da
 from ochatctl.data.download import download as download_files
 from ochatctl.data.download import plan_into
 from ochatctl.errors import DataError, EnvironmentProblem, RemoteError, UsageProblem
-from ochatctl.files import atomic_dir, atomic_file, digest, read_json, write_json
+from ochatctl.files import atomic_dir, atomic_file, digest, make_dir, read_json, write_json
 
 _PIP_SECONDS = 600
 
@@ -70,7 +70,7 @@ def download(
         with atomic_dir(folder) as part:
             for name, path in found:
                 target = part / name
-                target.parent.mkdir(parents=True, exist_ok=True)
+                make_dir(target.parent)
                 shutil.copyfile(path, target)
             files = tuple(_data_file(part, name) for name, _ in found)
             manifest = {

@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 
 from ochatctl.config import build
 from ochatctl.errors import ConfigError, DataError, UsageProblem
+from ochatctl.files import make_dir
 
 FORMAT = "ochatctl.bench.journal"
 VERSION = 1
@@ -60,7 +61,7 @@ class Journal:
     def __init__(self, path: Path, settings: Mapping[str, Any], *, yes: bool = False) -> None:
         self.path = path
         self._records: dict[tuple[str, int], Record] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_dir(path.parent)
         self._file: IO[bytes] = path.open("a+b")
         try:
             _lock(self._file, path)

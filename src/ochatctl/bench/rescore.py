@@ -89,6 +89,9 @@ def rescore_files(paths: Sequence[Path], config: RescoreConfig = _DEFAULT) -> li
     if config.kind is not None and config.kind not in KINDS:
         names = ", ".join(f"`{name}`" for name in KINDS)
         raise UsageProblem(f"`--kind {config.kind}` is none of: {names}", hint="leave `--kind` out")
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file", hint="`ochatctl bench rescore --help` names files that it reads")
     return [KINDS[config.kind or kind_of(path)].rescore(path, config) for path in paths]
 
 

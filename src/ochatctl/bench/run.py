@@ -1,6 +1,7 @@
 """One benchmark run of any suite: whom it asks, which journal it goes on with, and what it brings home."""
 
 import dataclasses
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ from ochatctl.bench.pace import Pace
 from ochatctl.bench.runner import DEADLINE_SECONDS, Dialogue, Watch, ask_all
 from ochatctl.bench.target import Endpoint, Identity, Target, identify, open_client
 from ochatctl.engine.endpoint import Patience
+from ochatctl.memory import gpus
 
 RUNS_DIR = Path("runs/bench")
 # Of an answer whose length is not known yet.
 EXPECTED_ANSWER_TOKENS = 300
+# A small model on a few CPUs answers about one a second.
+_MANY_ON_CPU = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,13 +118,14 @@ async def run_dialogues(
         if missing and ready is not None and any(each.num_requests for each in afterwards):
             await ready()
         if missing:
-            await _collect(missing, journal, config, who, watch, purse or config.purse(), load)
+            await _collect(suite, missing, journal, config, who, watch, purse or config.purse(), load)
         asked = {dialogue.id for dialogue in dialogues}
         records = tuple(record for record in journal.records if record.id in asked)
         return Run(model=who.name, slug=who.slug, out_dir=out_dir, journal=journal.path, records=records)
 
 
 async def _collect(
+    suite: str,
     missing: Sequence[Dialogue],
     journal: Journal,
     config: RunConfig,
@@ -130,6 +135,8 @@ async def _collect(
     load: Load,
 ) -> None:
     watch.note(f"asking {len(missing)} questions of `{who.name}` at {who.where}; each answer goes to {journal.path}")
+    if (slow := _slow(suite, len(missing), config.target)) is not None:
+        watch.note(slow)
     pace = Pace(config.concurrency)
     meter = purse.meter(load.price, journal.records)
     async with open_client(config.target, watch.note, patience=config.patience, on_busy=pace.busy) as client:
@@ -174,6 +181,19 @@ def _load(missing: Sequence[Dialogue], journal: Journal, config: RunConfig, who:
         num_answer_tokens=num_answer_tokens,
         price=price,
         must_ask=price is not None,
+    )
+
+
+def _slow(suite: str, num_questions: int, target: Target) -> str | None:
+    """Give a word of warning where a model of this machine is to answer many questions without a GPU."""
+    if num_questions < _MANY_ON_CPU or isinstance(target, Endpoint) or target.engine == "echo":
+        return None
+    if sys.platform == "darwin" or gpus():
+        return None
+    fewer = "`--subset 200` draws 200 of them" if suite == "suite" else "`--limit 10` asks 10 of them"
+    return (
+        f"note: without a GPU {num_questions:,} questions may take hours; how long is said after the first answers."
+        f" {fewer}; Ctrl-C keeps what is answered"
     )
 
 

@@ -19,6 +19,10 @@ SUITES: Mapping[str, Suite] = {
 }
 # What OpenChat calls its vLLM Eval.
 OPENCHAT = "openchat"
+_TAKES = (
+    f"`--tasks` takes {', '.join((*SUITES, OPENCHAT))}, a part such as `bbh/date_understanding`, and FILE.jsonl"
+    ' of rows {"question", "label"[, "options"]}'
+)
 _OPENCHAT_SUITES = ("agieval", "bbh_mc", "truthfulqa", "bbh", "gsm8k")
 
 
@@ -41,9 +45,13 @@ def missing_data(given: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         UsageProblem: a name that is no suite's, or no name at all.
+        DataError: no such file.
     """
     if not names(given):
         raise UsageProblem("`--tasks` is missing: the questions to ask", hint=f"--tasks {OPENCHAT}")
+    for name in names(given):
+        if name.endswith(".jsonl") and not Path(name).exists():
+            raise DataError(f"{name}: no such file", hint=_TAKES)
     suites = {_suite(name).dataset: None for name in names(given) if not _is_file(name)}
     return tuple(name for name in suites if not has_data(name))
 
@@ -81,7 +89,7 @@ def _suite(name: str) -> Suite:
         known = [*SUITES, OPENCHAT]
         raise UsageProblem(
             f"no suite and no file `{name}`{did_you_mean(first, known)}",
-            hint=f"`--tasks` takes {', '.join(known)}, a part such as `bbh/date_understanding`, and FILE.jsonl",
+            hint=_TAKES,
         )
     return SUITES[first]
 

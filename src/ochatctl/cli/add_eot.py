@@ -71,6 +71,8 @@ def add_eot(
 
 
 def _text(done: "AddedTokens", *, dry_run: bool) -> str:
+    from ochatctl.memory import size_text
+
     names = list(done.added.items())
     shown = [f"{token} {index}" for token, index in (names if len(names) <= 4 else [*names[:2], *names[-1:]])]
     if len(names) > 4:
@@ -80,7 +82,7 @@ def _text(done: "AddedTokens", *, dry_run: bool) -> str:
         f"  tokens   {', '.join(shown) or 'none added'}",
         f"  rows     {done.num_rows_before} -> {done.num_rows}"
         f" ({' and '.join(done.matrices)}{', tied' if done.tied else ''}); mean of {done.num_mean_rows}",
-        f"  files    {len(done.rewritten)} rewritten ({done.rewritten_bytes / 1e9:.2f} GB), {len(done.linked)} linked "
-        f"({done.linked_bytes / 1e9:.2f} GB), {len(done.copied)} copied",
+        f"  files    {len(done.rewritten)} rewritten ({size_text(done.rewritten_bytes)}), {len(done.linked)} linked "
+        f"({size_text(done.linked_bytes)}), {len(done.copied)} copied",
     ]
     return "\n".join([*lines, *(f"  checked  {check}" for check in done.checks)])

@@ -80,7 +80,7 @@ def _dataset_text(stats: "DatasetStats") -> str:
 def _conversations_text(stats: "ConversationStats") -> str:
     lines = [stats.path, f"{stats.num_conversations:>15,} conversations"]
     if stats.num_documents:
-        lines.append(f"{stats.num_documents:>15,} plain texts")
+        lines.append(f"{stats.num_documents:>15,} plain text{'s' * (stats.num_documents != 1)}")
     lines.append(f"{stats.num_turns:>15,} turns, {stats.num_answers:,} of them answers")
     lines.append(f"{stats.num_with_system:>15,} with a system message")
     lines += [f"{stats.num_characters:>15,} characters", ""]

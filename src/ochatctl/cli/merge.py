@@ -33,6 +33,7 @@ def merge(
     quiet: Quiet = False,
 ) -> None:
     """Merge the adapters of a finished LoRA into their base: one model, as any other."""
+    from ochatctl.memory import size_text
     from ochatctl.train.merge import merge as run
 
     output = Output(as_json=json, quiet=quiet)
@@ -40,5 +41,5 @@ def merge(
     output.result(
         done,
         f"wrote {done.out}: {done.num_layers} adapters of {done.adapter} merged into {done.base}, {done.family}, "
-        f"{done.dtype}, {done.num_bytes / 1e9:.2f} GB\ngo on with: ochatctl serve --model {shlex.quote(str(done.out))}",
+        f"{done.dtype}, {size_text(done.num_bytes)}\ngo on with: ochatctl serve --model {shlex.quote(str(done.out))}",
     )

@@ -31,6 +31,7 @@ def push(
     json: Json = False,
 ) -> None:
     """Send a trained model to the Hugging Face hub, private by default, with a card written from `run.json`."""
+    from ochatctl.memory import size_text
     from ochatctl.train.push import prepare_push
     from ochatctl.train.push import push as send
 
@@ -41,7 +42,7 @@ def push(
     if dry_run:
         output.result(plan, lambda: _plan_text(plan))
         return
-    output.note(f"sending {len(plan.files)} files, {plan.num_bytes / 1e9:.2f} GB, to `{repo}`")
+    output.note(f"sending {len(plan.files)} files, {size_text(plan.num_bytes)}, to `{repo}`")
     done = send(plan, replace=yes)
     output.result(done, lambda: f"{done.num_files} files -> {done.url} ({'private' if done.private else 'public'})")
 

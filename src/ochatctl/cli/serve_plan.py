@@ -13,21 +13,19 @@ def describe_plan(plan: "ServePlan") -> str:
 
 
 def _lines(plan: "ServePlan") -> Iterator[str]:
+    from ochatctl.memory import size_text
+
     yield f"engine: {plan.engine} on {plan.device}: {plan.reason}"
     yield f"model: {plan.model}, family {plan.family}, {plan.context_tokens} tokens of context"
     if plan.need is None:
         yield "memory: next to none"
         return
     where = " a GPU" if plan.is_gpu else ""
-    yield f"memory{where}, estimated: {_gb(plan.need.num_bytes)}"
+    yield f"memory{where}, estimated: {size_text(plan.need.num_bytes)}"
     for part in plan.need.parts:
-        yield f"  {_gb(part.num_bytes):>10}  {part.name}: {part.formula}"
+        yield f"  {size_text(part.num_bytes):>10}  {part.name}: {part.formula}"
     if plan.available_bytes is None:
         yield "how much there is cannot be told here"
     else:
         verdict = "enough" if plan.fits else "NOT enough: `--max-model-len`, `--tp` or a smaller model"
-        yield f"there is{where}: {_gb(plan.available_bytes)}, {verdict}"
-
-
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB"
+        yield f"there is{where}: {size_text(plan.available_bytes)}, {verdict}"

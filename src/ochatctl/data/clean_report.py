@@ -66,14 +66,17 @@ class CleanReport:
         """Give the report for people: what was read, kept and mended, and each reason with its first place."""
         sources = {name: source for name, source in self.rule_sources.items() if source != BUILT_IN}
         rules = [f"{name} ({sources[name]})" if name in sources else name for name in self.rules]
-        lines = [f"rules: {', '.join(rules) or 'none'}", f"{self.num_input:>9,} conversations read"]
+        lines = [
+            f"rules: {', '.join(rules) or 'none'}",
+            f"{self.num_input:>9,} conversation{'s' * (self.num_input != 1)} read",
+        ]
         joined = f", of {self.num_kept_items:,} read" if self.num_kept_items != self.num_kept else ""
         lines.append(f"{self.num_kept:>9,} kept{joined} -> {self.out_path}")
         for condition, count in sorted(self.conditions.items()):
             lines.append(f"{count:>14,} {f'condition {condition}' if condition else 'without a condition'}")
         if self.num_documents:
-            lines.append(f"{self.num_documents:>14,} plain texts")
-        lines += [f"{count:>14,} {what}" for what, count in self.mended.most_common()]
+            lines.append(f"{self.num_documents:>14,} plain text{'s' * (self.num_documents != 1)}")
+        lines += [f"{count:>14,} mended: {what}" for what, count in self.mended.most_common()]
         lines.append(f"{self.num_rejected:>9,} rejected -> {self.rejected_path}")
         for reason, tally in sorted(self.rejected.items(), key=lambda pair: -pair[1].count):
             detail = f", {tally.detail}" if tally.detail else ""

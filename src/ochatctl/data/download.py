@@ -16,7 +16,7 @@ from typing import Any
 from ochatctl.data.sources import MANIFEST_NAME, DownloadPlan, plan_download
 from ochatctl.data.transfer import Patience, download_file, part_path, wrong_bytes
 from ochatctl.errors import ConfigError, DataError, UsageProblem
-from ochatctl.files import digest, read_json, refuse_existing, require_disk, write_json
+from ochatctl.files import digest, make_dir, read_json, refuse_existing, require_disk, write_json
 from ochatctl.hub import RemoteFile, hub_headers
 from ochatctl.lock import LOCK_FILE, hold
 
@@ -162,7 +162,7 @@ def _missing_bytes(plan: DownloadPlan, out_dir: Path) -> int:
 
 
 def _copy(file: RemoteFile, target: Path, advance: Callable[[int], None]) -> str:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_dir(target.parent)
     part = part_path(target)
     try:
         shutil.copyfile(file.url, part)

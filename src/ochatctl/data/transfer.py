@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ochatctl.errors import OchatError, RemoteError
-from ochatctl.files import digest, read_json, require_disk, write_json
+from ochatctl.files import digest, make_dir, read_json, require_disk, write_json
 from ochatctl.hub import RemoteFile
 
 _CHUNK_BYTES = 1 << 20
@@ -65,7 +65,7 @@ def download_file(
         RemoteError: the server refuses, goes on failing, or sends other bytes than it promised.
         EnvironmentProblem: the disk is too small.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_dir(target.parent)
     part = part_path(target)
     sha256 = digest(part) if file.num_bytes is not None and _has_bytes(part, file.num_bytes) else ""
     if sha256 and not wrong_bytes(part, file, sha256):

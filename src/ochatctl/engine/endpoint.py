@@ -173,8 +173,10 @@ class Endpoint:
             return PromptTooLong(said, hint="shorten the conversation, or start a new one")
         hint = ""
         if status == 401:
-            given = "the key that was given is wrong" if self._has_key else "no key was given"
-            said, hint = f"{given}: {said}", "add `--api-key KEY`, or set `OCHATCTL_API_KEY`"
+            # Why a key is refused the endpoint says itself; that there was none, not always.
+            said = said if self._has_key else f"no key was given: {said}"
+            other = "another key: " if self._has_key else ""
+            hint = f"{other}add `--api-key KEY`, or set `OCHATCTL_API_KEY`"
         elif status == 404 and code != "model_not_found":
             hint = "an address usually ends in `/v1`"
         elif code == "model_not_found":

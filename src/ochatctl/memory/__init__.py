@@ -130,6 +130,13 @@ def cpus_text(num_cpus: int) -> str:
     return f"{num_cpus} CPUs" if num_cpus != 1 else "one CPU"
 
 
+def size_text(num_bytes: int) -> str:
+    """Give a size as it is read: in GB, what is small in MB, and what is next to nothing in kB."""
+    if num_bytes < 1e5:
+        return f"{num_bytes / 1e3:.2f} kB"
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"
+
+
 def disk_free_bytes(folder: Path) -> int:
     """Give the free space of the disk that holds `folder`, or that will once it is made."""
     folder = folder.absolute()

@@ -20,11 +20,6 @@ def resume_bytes(config: TrainConfig, num_parameters: int) -> int:
     return num_parameters * (weights + _ADAM_BYTES)
 
 
-def size_text(num_bytes: int) -> str:
-    """Give a size as it is read: in GB, and what is small in MB."""
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"
-
-
 def saves_resume(config: TrainConfig) -> bool:
     """Whether resume checkpoints are written without being asked by a signal."""
     by_epoch = any(config.saves_after(epoch) for epoch in range(config.num_epochs - 1))

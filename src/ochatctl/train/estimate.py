@@ -23,6 +23,7 @@ from ochatctl.memory import (
     ram,
     read_shape,
     read_weights,
+    size_text,
 )
 from ochatctl.memory.training import (
     ASSUMED_MFU,
@@ -35,7 +36,7 @@ from ochatctl.memory.training import (
     training_need,
 )
 from ochatctl.train.config import DType, Recompute, TrainConfig
-from ochatctl.train.disk import resume_bytes, saves_resume, size_text
+from ochatctl.train.disk import resume_bytes, saves_resume
 from ochatctl.train.request import TrainRequest
 from ochatctl.train.spec import read_lora
 

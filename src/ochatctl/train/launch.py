@@ -19,7 +19,7 @@ from typing import IO, Any
 from ochatctl import errors
 from ochatctl.config import write_run
 from ochatctl.errors import OchatError, RunError
-from ochatctl.files import read_jsonl
+from ochatctl.files import make_dir, read_jsonl
 from ochatctl.lock import hold
 from ochatctl.train.child import Child, Signals, base_environment
 from ochatctl.train.config import TrainConfig
@@ -112,7 +112,7 @@ def train(plan: RunPlan, *, on_record: Callable[[Record], None]) -> TrainResult:
     if plan.is_finished:
         return _result(config, was_finished=True)
     is_main = config.node_rank == 0
-    config.out_dir.mkdir(parents=True, exist_ok=True)
+    make_dir(config.out_dir)
     with hold(config.out_dir, saves=True) if is_main else contextlib.nullcontext():
         if is_main:
             if config.resume_from is None:

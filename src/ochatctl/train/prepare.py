@@ -15,7 +15,7 @@ from ochatctl.data.packing import Plan, plan_epoch
 from ochatctl.errors import DataError, UsageProblem
 from ochatctl.files import require_disk
 from ochatctl.hub import local_model
-from ochatctl.memory import gpus
+from ochatctl.memory import gpus, size_text
 from ochatctl.train.batch import Batch, choose_batch
 from ochatctl.train.checks import (
     check_adapters,
@@ -32,7 +32,7 @@ from ochatctl.train.config import OptimConfig, TrainConfig
 from ochatctl.train.course import Course, plan_run
 from ochatctl.train.data_files import find_train_file, pack_line
 from ochatctl.train.deepspeed_json import Difference
-from ochatctl.train.disk import disk_need, resume_bytes, saves_resume, size_text
+from ochatctl.train.disk import disk_need, resume_bytes, saves_resume
 from ochatctl.train.estimate import (
     Estimate,
     check_memory,
