@@ -4,6 +4,7 @@ The strategy writes its shards; where it can do so beside training, the steps go
 digests of all files and the manifest, runs on a thread everywhere. The ranks speak of saving in a group of their own.
 """
 
+import contextlib
 import shutil
 import threading
 import time
@@ -25,6 +26,8 @@ from ochatctl.train.strategies.base import SaveFault, Strategy
 _WHAT = "the resume checkpoint"
 # A disk that is full to the last byte fails in more ways than one.
 _SPARE_BYTES = 1 << 20
+# Found in what torch says where a write fails, which is never what the system said.
+_TORCH_WRITER = ("unexpected pos", "PytorchStreamWriter", "inline_container")
 
 
 class Saver:
@@ -81,11 +84,11 @@ class Saver:
         try:
             torch.save(self._ranks.random_state(), folder / _rng_name(self._ranks.rank))
         except (OSError, RuntimeError) as error:
-            fault = str(error)
+            fault = save_reason(str(error), folder)
         try:
             finish = self._strategy.save_shards(folder / resume.SHARDS_DIR)
         except SaveFault as error:
-            fault = fault or str(error)
+            fault = fault or save_reason(str(error), folder)
         manifest = Manifest(
             strategy=self._strategy.name,
             ranks=self._ranks.num_ranks,
@@ -116,7 +119,7 @@ class Saver:
             if finish is not None:
                 finish()
         except SaveFault as error:
-            fault = fault or str(error)
+            fault = fault or save_reason(str(error), folder)
         if self._tell_fault(step, fault):
             self._remove(folder)
             return
@@ -177,6 +180,16 @@ class Saver:
     def _remove(self, folder: Path) -> None:
         if self._ranks.is_first:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def save_reason(said: str, folder: Path) -> str:
+    """Give why a file could not be written; torch's writer says `unexpected pos 704 vs 598` of a full disk."""
+    if not any(words in said for words in _TORCH_WRITER):
+        return said
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < _SPARE_BYTES:
+            return f"the disk that holds `{folder.parent}` is full"
+    return said
 
 
 def _rng_name(rank: int) -> str:
