@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -9,6 +10,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from ochatctl.cli.help import HelpGroup, HelpText, help_record
+from ochatctl.errors import UsageProblem
 
 Model = Annotated[
     str, typer.Option("--model", metavar="DIR|HUB_ID", help="A model folder, or a hub id `owner/name[@revision]`.")
@@ -96,6 +98,13 @@ class OchatCommand(HelpText, TyperCommand):
     headings: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if any(
+            arg == "--out=" or pair == ("--out", "") for arg, pair in zip(args, pairwise([*args, "-"]), strict=True)
+        ):
+            # As a path it would be the current folder.
+            raise UsageProblem(
+                "`--out` is empty", hint='name what to write; in a script `"${NAME:?}"` fails where `NAME` is not set'
+            )
         if not any(isinstance(param, TyperArgument) for param in self.params):
             args = self._repeat_list_options(args)
         return super().parse_args(ctx, args)
