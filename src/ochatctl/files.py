@@ -109,7 +109,7 @@ def make_dir(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:
         raise EnvironmentProblem(
-            f"`{os.fsdecode(error.filename)}`: no folder can be made there", hint="choose another `--out`"
+            f"`{os.fsdecode(error.filename)}`: no folder can be made there", hint="choose another place"
         ) from error
 
 

@@ -18,7 +18,9 @@ from ochatctl.bench.suite import run_suite
 from ochatctl.bench.target import Endpoint
 from ochatctl.bench.task import read_task
 from ochatctl.cli.output import Output
-from ochatctl.errors import UsageProblem
+from ochatctl.engine.load import LoadConfig
+from ochatctl.errors import ConfigError, UsageProblem
+from ochatctl.memory import gpus
 
 NUM_QUESTIONS = 24
 QUIET = Output(quiet=True)
@@ -143,6 +145,20 @@ def test_system_condition_and_seed_reach_the_model(tasks: Path, tmp_path: Path) 
         (request,) = stub.requests
     assert request["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (request["condition"], request["seed"], request["temperature"]) == ("Math Correct", 5, 0.0)
+
+
+@pytest.mark.skipif(bool(gpus()) or sys.platform == "darwin", reason="here they do not take long")
+def test_a_run_that_takes_hours_on_a_cpu_is_said_to_before_the_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    target = LoadConfig(model=str(tmp_path / "model"), engine="hf", family="chatml")
+    for length, is_said in ((1_000_000, True), (1000, False)):
+        tasks = tmp_path / f"{length}.jsonl"
+        tasks.write_text(json.dumps({"question": "x" * length, "label": "y"}) + "\n")
+        with pytest.raises(ConfigError, match="holds no tokenizer"):
+            run_suite([tasks], RunConfig(target=target, out_dir=tmp_path / f"out-{length}"), Output())
+        assert ("may take hours" in capsys.readouterr().err) is is_said
 
 
 def test_two_tasks_of_one_name_are_refused(tasks: Path, tmp_path: Path) -> None:

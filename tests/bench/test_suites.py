@@ -153,6 +153,9 @@ def test_logiqa_is_asked_only_where_it_was_wanted(wheel: Path, tmp_path: Path) -
 def test_what_is_misspelt_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageProblem, match="no suite and no file `gsm8`; did you mean `gsm8k`"):
         missing_data(["gsm8"])
+    with pytest.raises(DataError, match=r"mine\.jsonl: no such file") as caught:
+        missing_data(["gsm8k,mine.jsonl"])
+    assert "`--tasks` takes gsm8k, bbh, " in caught.value.hint
     with pytest.raises(DataError, match="`bbh` has no part `navigat`; did you mean `navigate`"):
         select(["bbh/navigat"])
     with pytest.raises(UsageProblem, match="no data set `mmul`; did you mean `mmlu`"):

@@ -19,8 +19,8 @@ from ochatctl.memory import gpus
 RUNS_DIR = Path("runs/bench")
 # Of an answer whose length is not known yet.
 EXPECTED_ANSWER_TOKENS = 300
-# A small model on a few CPUs answers about one a second.
-_MANY_ON_CPU = 500
+# Prompts and answers together. A 7B model on a few CPUs takes hours for so many, a small one minutes.
+_MANY_ON_CPU_TOKENS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +135,7 @@ async def _collect(
     load: Load,
 ) -> None:
     watch.note(f"asking {len(missing)} questions of `{who.name}` at {who.where}; each answer goes to {journal.path}")
-    if (slow := _slow(suite, len(missing), config.target)) is not None:
+    if (slow := _slow(suite, load, config.target)) is not None:
         watch.note(slow)
     pace = Pace(config.concurrency)
     meter = purse.meter(load.price, journal.records)
@@ -184,15 +184,16 @@ def _load(missing: Sequence[Dialogue], journal: Journal, config: RunConfig, who:
     )
 
 
-def _slow(suite: str, num_questions: int, target: Target) -> str | None:
+def _slow(suite: str, load: Load, target: Target) -> str | None:
     """Give a word of warning where a model of this machine is to answer many questions without a GPU."""
-    if num_questions < _MANY_ON_CPU or isinstance(target, Endpoint) or target.engine == "echo":
+    num_tokens = load.num_prompt_tokens + load.num_answer_tokens
+    if num_tokens < _MANY_ON_CPU_TOKENS or isinstance(target, Endpoint) or target.engine == "echo":
         return None
     if sys.platform == "darwin" or gpus():
         return None
-    fewer = "`--subset 200` draws 200 of them" if suite == "suite" else "`--limit 10` asks 10 of them"
+    fewer = "`--subset 200` draws 200 questions" if suite == "suite" else "`--limit 10` asks 10 questions"
     return (
-        f"note: without a GPU {num_questions:,} questions may take hours; how long is said after the first answers."
+        f"note: without a GPU about {num_tokens:,} tokens may take hours; how long is said after the first answers."
         f" {fewer}; Ctrl-C keeps what is answered"
     )
 
