@@ -98,13 +98,10 @@ class OchatCommand(HelpText, TyperCommand):
     headings: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if any(
-            arg == "--out=" or pair == ("--out", "") for arg, pair in zip(args, pairwise([*args, "-"]), strict=True)
-        ):
+        if "--out=" in args or ("--out", "") in pairwise(args):
             # As a path it would be the current folder.
-            raise UsageProblem(
-                "`--out` is empty", hint='name what to write; in a script `"${NAME:?}"` fails where `NAME` is not set'
-            )
+            hint = 'name what to write; in a script `"${NAME:?}"` fails where `NAME` is not set'
+            raise UsageProblem("`--out` is empty", hint=hint)
         if not any(isinstance(param, TyperArgument) for param in self.params):
             args = self._repeat_list_options(args)
         return super().parse_args(ctx, args)

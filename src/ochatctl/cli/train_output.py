@@ -1,5 +1,6 @@
 """What `ochatctl train` says of how a run ended."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 from ochatctl.errors import RunError
@@ -25,7 +26,7 @@ def describe_end(result: "TrainResult", again: str) -> str:
     loss = f"loss {result.first_loss:.4f} -> {result.last_loss:.4f}{evaluated} in {result.num_steps} steps"
     model = result.checkpoints[-1] if result.checkpoints else "no model was saved"
     return f"{failed}{loss}, {speed}{stalled}\n{model}" + (
-        f"\ngo on with: ochatctl chat --model {model}" if result.checkpoints else ""
+        f"\ngo on with: ochatctl chat --model {shlex.quote(str(model))}" if result.checkpoints else ""
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def check_model(
         raise no_model(model_dir)
     if adapter_base(model_dir) is not None:
         raise ConfigError(
-            f"`{model_dir}` holds adapters, not a whole model", hint=f"ochatctl merge {model_dir} --out DIR"
+            f"`{model_dir}` holds adapters, not a whole model",
+            hint=f"ochatctl merge {shlex.quote(str(model_dir))} --out DIR",
         )
     table = _config_table(model_dir)
     repack = pack_line(data, model=str(model_dir))

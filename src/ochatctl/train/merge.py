@@ -4,6 +4,7 @@ in: a folder of adapters, out: a Hugging Face folder in the base's own precision
 """
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def merge(
     """
     folder = chat_model(name)
     if adapter_base(folder) is None:
-        raise ConfigError(f"`{folder}` holds no adapters to merge", hint=f"ochatctl serve --model {name}")
+        raise ConfigError(
+            f"`{folder}` holds no adapters to merge", hint=f"ochatctl serve --model {shlex.quote(str(name))}"
+        )
     base_dir = adapter_base_dir(folder, base=base)
     refuse_existing(out, yes=yes)
     num_bytes = weight_bytes(base_dir)

@@ -11,6 +11,7 @@ While it is being written it is called `.step_N.part`. Whatever has the final na
 import concurrent.futures
 import os
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +168,7 @@ def check_config(old: TrainConfig, new: TrainConfig, point: ResumePoint | None) 
         named = ", ".join(f"`{names[key]}` ({before.get(key)} -> {after.get(key)})" for key in changed)
         run_dir = point.path.parents[1] if point else new.out_dir
         anew = "start anew: `--resume no --yes`" if run_dir == new.out_dir else "leave out `--resume`"
-        further = f"`--model {run_dir}/ep_N` trains its model further"
+        further = f"`--model {shlex.quote(f'{run_dir}/ep_N')}` trains its model further"
         raise ConfigError(
             f"the run in `{run_dir}` was started with other values: {named}",
             hint=f"bring them back, name another `--out` ({further}), or {anew}",
