@@ -145,6 +145,9 @@ def test_a_malformed_row_is_named_with_its_line(tmp_path: Path, row: dict[str, A
 
 def test_an_unknown_file_or_kind_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", [{"what": "is this"}])
+    with pytest.raises(DataError, match=r"none\.jsonl: no such file") as absent:
+        rescore_files([tmp_path / "none.jsonl"])
+    assert "ochatctl bench rescore " in absent.value.hint
     with pytest.raises(DataError, match="not a file that can be scored again"):
         rescore_files([path])
     with pytest.raises(UsageProblem, match="`--kind nonsense` is none of"):

@@ -67,7 +67,9 @@ def test_requests_at_once_are_bounded_and_the_place_is_free_again() -> None:
         reader = threading.Thread(target=read)
         reader.start()
         assert begun.wait(60)
-        assert assert_refused(httpx.post(served.base_url + CHAT, json=BODY, headers=A)) == 1
+        refused = httpx.post(served.base_url + CHAT, json=BODY, headers=A)
+        assert assert_refused(refused) == 1
+        assert refused.json()["error"]["message"].endswith(": 1 request at once")
         assert httpx.post(served.base_url + CHAT, json=BODY, headers=B).status_code == 200
         may_end.set()
         reader.join()

@@ -91,7 +91,7 @@ def rescore_files(paths: Sequence[Path], config: RescoreConfig = _DEFAULT) -> li
         raise UsageProblem(f"`--kind {config.kind}` is none of: {names}", hint="leave `--kind` out")
     for path in paths:
         if not path.exists():
-            raise DataError(f"{path}: no such file", hint="`ochatctl bench rescore --help` names files that it reads")
+            raise DataError(f"{path}: no such file", hint="ochatctl bench rescore model_judgment/gpt-4_single.jsonl")
     return [KINDS[config.kind or kind_of(path)].rescore(path, config) for path in paths]
 
 

@@ -69,21 +69,21 @@ class Quota:
 
     def _check(self, account: Account) -> None:
         if self._limits.max_concurrent and account.num_running >= self._limits.max_concurrent:
-            raise _refusal(f"{account.num_running} requests at once", 1)
+            raise _refusal(account.num_running, "request", "at once", 1)
         if account.requests is not None and account.requests.level < 1:
-            raise _refusal(f"{account.requests.per_minute} requests a minute", account.requests.wait_seconds(1))
+            raise _refusal(account.requests.per_minute, "request", "a minute", account.requests.wait_seconds(1))
         if account.tokens is not None and account.tokens.level < 1:
-            raise _refusal(f"{account.tokens.per_minute} tokens a minute", account.tokens.wait_seconds(1))
+            raise _refusal(account.tokens.per_minute, "token", "a minute", account.tokens.wait_seconds(1))
 
 
 def _bucket(per_minute: int, now: float) -> Bucket | None:
     return Bucket(per_minute=per_minute, level=per_minute, at=now) if per_minute else None
 
 
-def _refusal(what: str, seconds: float) -> RequestError:
+def _refusal(count: int, noun: str, when: str, seconds: float) -> RequestError:
     return RequestError(
         429,
-        f"this key's limit is reached: {what}",
+        f"this key's limit is reached: {count} {noun}{'s' * (count != 1)} {when}",
         code="rate_limit_exceeded",
         headers=(("Retry-After", str(max(1, math.ceil(seconds)))),),
     )
