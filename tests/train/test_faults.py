@@ -299,6 +299,19 @@ def test_a_model_that_cannot_be_saved_ends_the_run_with_exit_7(runs: Runs) -> No
     assert not list(runs.out.glob("*ep_*"))
 
 
+def test_a_key_that_deepspeed_does_not_know_is_a_sentence_and_exit_3(runs: Runs, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    table = {"zero_optimization": {"stage": 2, "overlap_com": True, "reduce_bucket_size": "many"}}
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(table), encoding="utf-8")
+    done = runs.run("--deepspeed-config", str(path), gpus=1, strategy="deepspeed")
+    assert done.returncode == 3, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "`zero_optimization.overlap_com` is `true`: an unknown key" in error
+    assert '`zero_optimization.reduce_bucket_size` is `"many"`' in error
+    assert "Traceback" not in done.stderr
+
+
 def test_two_nodes_train_one_model_and_stop_together(runs: Runs) -> None:
     """Two parents and two launchers on this machine, one rank each; only the first writes."""
     port = free_port()

@@ -1,6 +1,7 @@
 """DeepSpeed's ZeRO: stage 1 shards the optimizer's state, 2 the gradients as well, 3 the weights too."""
 
 import contextlib
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+from pydantic import ValidationError
 
+from ochatctl.errors import ConfigError
 from ochatctl.presets import merge
 from ochatctl.train.config import TrainConfig
 from ochatctl.train.handout import Handout
@@ -33,14 +36,16 @@ class DeepSpeedStrategy:
         self.has_overflowed = False
         # One rank has no launcher, and DeepSpeed will not begin without what a launcher says.
         os.environ.setdefault("LOCAL_RANK", "0")
-        hand_out(model, config, ranks)
+        with deepspeed_json_faults():
+            hand_out(model, config, ranks)
         self._optimizer = make_optimizer(model, config.optim)
         # At stage 0 in half precision it takes a step with no gradient to begin with: weights must not decay by it,
         # nor the first real one count as the second.
         set_lr(self._optimizer, 0.0)
-        self.model, *_ = deepspeed.initialize(
-            model=model, optimizer=self._optimizer, config=engine_config(config), dist_init_required=False
-        )
+        with deepspeed_json_faults():
+            self.model, *_ = deepspeed.initialize(
+                model=model, optimizer=self._optimizer, config=engine_config(config), dist_init_required=False
+            )
         if self._zero_stage == 0:
             self._optimizer.state.clear()
         self._engine: Any = self.model
@@ -150,6 +155,27 @@ class _Files(TorchCheckpointEngine):  # type: ignore[misc]  # deepspeed is untyp
             super().save(state_dict, path)
         except (OSError, RuntimeError) as error:
             self.fault = self.fault or str(error)
+
+
+@contextlib.contextmanager
+def deepspeed_json_faults() -> Iterator[None]:
+    """Say which keys of what is passed through DeepSpeed does not take, which it alone knows.
+
+    Raises:
+        ConfigError: there are such keys.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        table = "zero_optimization" if "Zero" in error.title else error.title
+        found = [
+            f"`{'.'.join((table, *map(str, each['loc'])))}` is `{json.dumps(each['input'], default=str)}`: "
+            + ("an unknown key" if each["type"] == "extra_forbidden" else each["msg"])
+            for each in error.errors()
+        ]
+        raise ConfigError(
+            f"DeepSpeed refuses its JSON: {'; '.join(found)}", hint="https://www.deepspeed.ai/docs/config-json/"
+        ) from error
 
 
 def engine_config(config: TrainConfig) -> dict[str, Any]:
