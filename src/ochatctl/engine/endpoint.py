@@ -174,9 +174,12 @@ class Endpoint:
         hint = ""
         if status == 401:
             # Why a key is refused the endpoint says itself; that there was none, not always.
-            said = said if self._has_key else f"no key was given: {said}"
-            other = "another key: " if self._has_key else ""
-            hint = f"{other}add `--api-key KEY`, or set `OCHATCTL_API_KEY`"
+            hint = "add `--api-key KEY`, or set `OCHATCTL_API_KEY`"
+            if self._has_key:
+                said = said or "the key that was given is refused"
+                hint = "give another key, by `--api-key KEY` or `OCHATCTL_API_KEY`"
+            else:
+                said = f"no key was given: {said}"
         elif status == 404 and code != "model_not_found":
             hint = "an address usually ends in `/v1`"
         elif code == "model_not_found":
