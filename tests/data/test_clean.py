@@ -297,10 +297,7 @@ def test_a_stopped_run_leaves_no_file_of_the_final_name_and_no_process(tmp_path:
         "        time.sleep(0.01)\n"
         "    return conversation\n"
     )
-    # A shell that runs us in the background has Ctrl-C ignored, and children inherit that.
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=take_ctrl_c
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(lambda: any(part.stat().st_size for part in tmp_path.glob(".out.jsonl.*.part")))
     workers = children(process.pid)
     if sent is signal.SIGINT:
@@ -318,10 +315,6 @@ def test_a_stopped_run_leaves_no_file_of_the_final_name_and_no_process(tmp_path:
     held.unlink()
     subprocess.run(command, check=True, timeout=300)
     assert sum(1 for _ in read_conversations(out)) > 6_000
-
-
-def take_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def children(parent: int) -> list[int]:

@@ -56,8 +56,6 @@ class Runs:
     @contextlib.contextmanager
     def started(self, *flags: str, steps: int = 3, **more: Any) -> Iterator["subprocess.Popen[str]"]:
         """Start a run, and wait until it has taken some more steps."""
-        # A shell's background job, which CI may be, ignores Ctrl-C, and so would every process that it starts.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         enough = self.num_steps() + steps
         with subprocess.Popen(
             self.command(*flags, **more), stderr=subprocess.PIPE, text=True, env={**os.environ, **QUIET}

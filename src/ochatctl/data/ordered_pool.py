@@ -1,16 +1,12 @@
 """Work in processes whose results come in the order of the input, so that their number changes nothing but the time."""
 
-import concurrent.futures
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from ochatctl.data.workers import Workers
 from ochatctl.errors import RunError
 
 Chunk = TypeVar("Chunk")
@@ -35,11 +31,8 @@ def map_in_order(
         for chunk in chunks:
             yield chunk, work(chunk)
         return
-    # Spawned, not forked: a fork of a process with threads may hang, and Windows and macOS have none.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(make, args)
-    )
-    waiting: deque[tuple[Chunk, concurrent.futures.Future[Any]]] = deque()
+    pool = Workers(num_workers, _start, (make, *args))
+    waiting: deque[tuple[Chunk, Future[Any]]] = deque()
     try:
         for chunk in chunks:
             waiting.append((chunk, pool.submit(_work, chunk)))
@@ -59,22 +52,11 @@ def map_in_order(
 _function: Callable[[Any], Any] | None = None
 
 
-def _start(make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...]) -> None:
+def _start(make: Callable[..., Callable[[Any], Any]], *args: Any) -> None:
     global _function
-    # Ctrl-C reaches every process of the terminal; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _function = make(*args)
 
 
 def _work(chunk: Any) -> Any:
     assert _function is not None
     return _function(chunk)
-
-
-def _end_with_parent() -> None:
-    # A worker holds both ends of the queue that it reads, so that it would wait for a killed parent for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)

@@ -7,14 +7,10 @@ Where a folder is given, each encoded shard is written to a file there whose nam
 its content, so that a run that was killed finds what is finished, whatever was changed in between.
 """
 
-import concurrent.futures
 import contextlib
 import hashlib
 import itertools
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -31,6 +27,7 @@ from ochatctl.chat.tokenizer import Tokenizer
 from ochatctl.data.encode import EncodeConfig, Outcome, Row, encode_record, with_labels
 from ochatctl.data.flat import read_arrays, write_arrays
 from ochatctl.data.formats import Rejected, to_draft
+from ochatctl.data.workers import Workers
 from ochatctl.errors import DataError, RunError
 
 SHARD_BYTES = 8 << 20
@@ -225,13 +222,7 @@ def encode_shards(
                 _write(encode_shard(missing[path], tokenizer, config), path)
             yield _read(path)
         return
-    # Spawned, not forked: a fork of a process with threads may hang, and Windows and macOS have none.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, max(1, len(missing))),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(config,),
-    )
+    pool = Workers(min(num_workers, max(1, len(missing))), _start_worker, (config,))
     with contextlib.ExitStack() as stack:
         stack.callback(pool.shutdown, cancel_futures=True)
         waiting = {path: pool.submit(_work, shard, path) for path, shard in missing.items()}
@@ -314,16 +305,8 @@ _worker: tuple[Tokenizer, EncodeConfig] | None = None
 
 def _start_worker(config: EncodeConfig) -> None:
     global _worker
-    if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     tokenizer = family_tokenizer(config.model_dir, config.family, trust_remote_code=config.trust_remote_code)
     _worker = (tokenizer, config)
-
-
-def _end_with(parent: Any) -> None:
-    """End this process when its parent has: one that is killed cannot tell its workers, and they would wait forever."""
-    parent.join()
-    os._exit(1)
 
 
 def _work(shard: Shard, path: Path) -> None:
