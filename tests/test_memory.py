@@ -218,7 +218,8 @@ def test_the_flops_of_openchats_run_are_those_that_its_15_hours_were_spent_on(tm
 @pytest.mark.parametrize(
     ("name", "peak"),
     [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("NVIDIA L4", 121),
-     ("NVIDIA L40S", 362), ("NVIDIA GeForce RTX 4090", 165), ("Tesla T4", None)],
+     ("NVIDIA L40S", 362), ("NVIDIA GeForce RTX 4090", 165), ("Tesla T4", 65),
+     ("NVIDIA GeForce GTX 1080 Ti", None)],
 )  # fmt: skip
 def test_a_gpus_peak_is_known_by_its_name(name: str, peak: float | None) -> None:
     assert peak_tflops(name) == peak
