@@ -286,7 +286,7 @@ def test_another_number_of_ranks_goes_on_with_fsdp_and_is_refused_with_deepspeed
         assert untimed(read_metrics(out, "loss")) == untimed(run.steps), "nothing was touched"
         return
     assert done.returncode == 0, done.stderr
-    assert f"on 1 ranks, after {RANKS}" in done.stderr
+    assert f"on 1 rank, after {RANKS}" in done.stderr
     steps = read_metrics(out, "loss")
     assert sum(step["tokens"] for step in steps) == sum(step["tokens"] for step in run.steps)
     assert len(steps) == len(run.steps) > RESUMED_AFTER

@@ -98,7 +98,7 @@ def test_too_many_requests_are_told_with_the_time_to_wait(browser: Any) -> None:
         visit.ask("Two")
         visit.wait("error")
         words = visit.last("error").inner_text()
-        assert "requests" in words
+        assert "1 request a minute" in words
         assert "Try again" in words
         assert visit.at("content").nth(2).inner_text() == "Two"
 
