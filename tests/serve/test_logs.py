@@ -20,6 +20,7 @@ from ochatctl.chat.families import get_family
 from ochatctl.engine.echo import EchoEngine
 from ochatctl.serve.config import LogConfig
 from ochatctl.serve.logs import RequestLog
+from ochatctl.serve.protocol import LogLine
 
 CHAT = "/v1/chat/completions"
 SECRET = "the secret words"
@@ -87,19 +88,19 @@ def test_nobody_puts_a_line_into_the_log_or_a_label_into_the_metrics(tmp_path: P
 def test_whatever_text_is_logged_is_one_line_of_ascii(tmp_path_factory: pytest.TempPathFactory, answer: str) -> None:
     path = tmp_path_factory.mktemp("log") / "log"
     log = RequestLog(LogConfig(file=str(path), quiet=True, level="text"))
-    log.write({"answers": [answer]})
+    log.write(LogLine(time="now", answers=[answer]))
     log.close()
     content = path.read_bytes()
     assert content.isascii()
     assert content.count(b"\n") == 1
     assert all(byte >= 32 for byte in content[:-1])
-    assert json.loads(content) == {"answers": [answer]}
+    assert json.loads(content)["answers"] == [answer]
 
 
 def test_files_turn_at_their_size_and_stay_private(tmp_path: Path) -> None:
     log = RequestLog(LogConfig(file=str(tmp_path / "log"), max_mb=1, max_count=2, quiet=True))
     for _ in range(45):
-        log.write({"answers": "x" * 100_000})
+        log.write(LogLine(time="now", answers=["x" * 100_000]))
     log.close()
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["log", "log.1", "log.2"]
@@ -111,18 +112,18 @@ def test_a_log_that_was_moved_is_opened_again_where_that_can_be_done(tmp_path: P
     folder, path = tmp_path / "logs", tmp_path / "logs" / "log"
     folder.mkdir()
     log = RequestLog(LogConfig(file=str(path), quiet=True))
-    log.write({"number": 1})
+    log.write(LogLine(time="1"))
     while not path.stat().st_size:
         time.sleep(0.001)
     folder.rename(tmp_path / "moved")
     log.reopen()
-    log.write({"number": "lost, for there is no folder"})
+    log.write(LogLine(time="lost, for there is no folder"))
     time.sleep(0.15)  # until that is over
     folder.mkdir()
-    log.write({"number": 2})
+    log.write(LogLine(time="2"))
     log.close()
-    lines = [json.loads(at.read_text().splitlines()[-1]) for at in (tmp_path / "moved" / "log", path)]
-    assert lines == [{"number": 1}, {"number": 2}]
+    lines = [json.loads(at.read_text().splitlines()[-1])["time"] for at in (tmp_path / "moved" / "log", path)]
+    assert lines == ["1", "2"]
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -163,10 +164,10 @@ def test_a_terminal_that_takes_nothing_holds_nobody_up_and_what_is_lost_is_count
         with contextlib.redirect_stderr(writer):
             log = RequestLog(LogConfig())
         for _ in range(12_000):
-            log.write({"text": "x" * 100})
+            log.write(LogLine(time="x" * 100))
         assert log.num_lost > 0  # and nobody has read a line by now
         closing = threading.Thread(target=log.close)
         closing.start()
         lines = [reader.readline() for _ in range(12_000 - log.num_lost)]
         closing.join()
-    assert [json.loads(line) for line in lines] == [{"text": "x" * 100}] * (12_000 - log.num_lost)
+    assert [json.loads(line)["time"] for line in lines] == ["x" * 100] * (12_000 - log.num_lost)

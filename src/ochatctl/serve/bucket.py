@@ -13,10 +13,11 @@ class Bucket:
     level: float
     at: float
 
-    def fill(self, now: float) -> None:
-        """Add what time has brought."""
+    def fill(self, now: float) -> float:
+        """Add what time has brought; give what there is."""
         self.level = min(self.per_minute, self.level + (now - self.at) * self.per_minute / _MINUTE_SECONDS)
         self.at = now
+        return self.level
 
     def wait_seconds(self, amount: float) -> float:
         """Give how long it takes until `amount` is there."""

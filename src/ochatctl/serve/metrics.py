@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from ochatctl.serve.queue import QueuedEngine
+from ochatctl.serve.record import RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -81,24 +82,15 @@ class Metrics(Collector):
         """Count a request that has come in."""
         self._num_running += 1
 
-    def end(
-        self,
-        *,
-        endpoint: str,
-        status: int,
-        seconds: float,
-        first_token_seconds: float | None,
-        num_prompt_tokens: int,
-        num_answer_tokens: int,
-    ) -> None:
+    def end(self, record: RequestRecord, status: int, seconds: float) -> None:
         """Count a request that is over."""
         self._num_running -= 1
-        self._requests[endpoint, status] += 1
+        self._requests[record.endpoint, status] += 1
         self._whole.add(seconds)
-        self._num_prompt_tokens += num_prompt_tokens
-        self._num_answer_tokens += num_answer_tokens
-        if first_token_seconds is not None:
-            self._first_token.add(first_token_seconds)
+        self._num_prompt_tokens += record.num_prompt_tokens
+        self._num_answer_tokens += record.num_answer_tokens
+        if record.first_token_seconds is not None:
+            self._first_token.add(record.first_token_seconds)
 
     def render(self) -> bytes:
         """Give all counters in Prometheus's text form."""

@@ -1,9 +1,11 @@
 """The wire: what requests may hold, what answers hold, and how a fault is said.
 
 OpenAI's names throughout; beside them `top_k`, `min_p`, `repetition_penalty` and OpenChat's `condition`. What
-`LimitConfig` bounds is checked where a request is prepared, and the rest by these types as it is decoded.
+`LimitConfig` bounds is checked where a request is prepared, and the rest by these types as it is decoded. The lines of
+the request log are here too.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -334,6 +336,29 @@ class Version(Struct):
     family: str
 
 
+class LogLine(Struct):
+    """A line of the request log; what is not set is not in it."""
+
+    time: str
+    request_id: str | UnsetType = UNSET
+    client: str | None = None
+    key: str | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    endpoint: str = "other"
+    status: int = 0
+    seconds: float | UnsetType = UNSET
+    stream: bool | UnsetType | None = UNSET
+    prompt_tokens: int | UnsetType = UNSET
+    answer_tokens: int | UnsetType = UNSET
+    finish_reasons: list[str] | UnsetType = UNSET
+    first_token_seconds: float | UnsetType | None = UNSET
+    # Numbers and switches of what was asked; with the level `text`, all of it.
+    params: dict[str, Any] | UnsetType = UNSET
+    answers: list[str] | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    warning: str | UnsetType = UNSET
+
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -345,6 +370,17 @@ def schemas(types: Sequence[Any], ref_template: str) -> tuple[tuple[dict[str, An
 def encode(value: Any) -> bytes:
     """Give a wire type as JSON."""
     return _encoder.encode(value)
+
+
+def encode_lines(values: Sequence[Any]) -> str:
+    """Give wire types as JSON of ASCII, one a line: nothing can break it, or reach a terminal as a control sequence."""
+    try:
+        lines = _encoder.encode_lines(values)
+        if lines.isascii():
+            return lines.decode()
+    except UnicodeEncodeError:
+        pass  # half of a character that UTF-16 writes in two: below, it is escaped
+    return "".join(json.dumps(msgspec.to_builtins(value)) + "\n" for value in values)
 
 
 def error_body(error: RequestError) -> bytes:

@@ -41,12 +41,18 @@ class Quota:
         """
         if not self._is_on or method != "POST":
             return None
-        account = self._account(record.key, self._clock())
-        self._check(account)
-        if account.requests is not None:
-            account.requests.level -= 1
+        now = self._clock()
+        account = self._accounts.get(record.key) or self._open(record.key, now)
+        requests, tokens = account.requests, account.tokens
+        if self._limits.max_concurrent and account.num_running >= self._limits.max_concurrent:
+            raise _refusal(account.num_running, "request", "at once", 1)
+        for bucket, noun in ((requests, "request"), (tokens, "token")):
+            if bucket is not None and bucket.fill(now) < 1:
+                raise _refusal(bucket.per_minute, noun, "a minute", bucket.wait_seconds(1))
+        if requests is not None:
+            requests.level -= 1
         account.num_running += 1
-        record.tokens_left = account.tokens
+        record.tokens_left = tokens
         return account
 
     def leave(self, account: Account | None) -> None:
@@ -54,26 +60,13 @@ class Quota:
         if account is not None:
             account.num_running -= 1
 
-    def _account(self, key: str, now: float) -> Account:
-        account = self._accounts.get(key)
-        if account is None:
-            account = Account(
-                requests=_bucket(self._limits.requests_per_minute, now),
-                tokens=_bucket(self._limits.tokens_per_minute, now),
-            )
-            self._accounts[key] = account
-        for bucket in (account.requests, account.tokens):
-            if bucket is not None:
-                bucket.fill(now)
+    def _open(self, key: str, now: float) -> Account:
+        account = Account(
+            requests=_bucket(self._limits.requests_per_minute, now),
+            tokens=_bucket(self._limits.tokens_per_minute, now),
+        )
+        self._accounts[key] = account
         return account
-
-    def _check(self, account: Account) -> None:
-        if self._limits.max_concurrent and account.num_running >= self._limits.max_concurrent:
-            raise _refusal(account.num_running, "request", "at once", 1)
-        if account.requests is not None and account.requests.level < 1:
-            raise _refusal(account.requests.per_minute, "request", "a minute", account.requests.wait_seconds(1))
-        if account.tokens is not None and account.tokens.level < 1:
-            raise _refusal(account.tokens.per_minute, "token", "a minute", account.tokens.wait_seconds(1))
 
 
 def _bucket(per_minute: int, now: float) -> Bucket | None:
