@@ -99,7 +99,14 @@ def test_an_edited_message_takes_the_place_of_what_followed(visit: Visit, stage:
     visit.reply_to("one")
     visit.reply_to("two")
     assert visit.at("message").count() == 4
-    visit.at("edit").first.click()
+    # No key can come between the click and the caret.
+    assert visit.page.evaluate(
+        """async () => {
+            document.querySelector("[data-testid=edit]").click();
+            for (let turn = 0; turn < 5; turn++) await null;
+            return [document.activeElement.dataset.testid, document.activeElement.selectionStart];
+        }"""
+    ) == ["edit-input", 3]
     visit.at("edit-input").press("Escape")
     visit.has("edit-input", 0)
     visit.at("edit").first.click()

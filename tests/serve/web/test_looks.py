@@ -279,6 +279,6 @@ def test_a_reply_of_ten_thousand_tokens_stays_smooth(browser: Any) -> None:
         # Drawn once: about 0.5 s. A page that draws the whole with each piece takes more than a minute.
         assert took[1] < 4
         assert took[1] < 8 * took[0] + 0.2
-        # Most frames come in time while it streams.
-        assert len(gaps) > 20
+        # Most frames come in time while it streams, a third of a second on a fast machine.
+        assert len(gaps) > 8
         assert median(gaps) < max(40, 2.5 * idle)

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { send, stop } from "../actions";
 import { keepFocus } from "../focus";
 import { jumpToEnd } from "../scrolling";
@@ -23,7 +23,8 @@ export function Composer() {
     setEmpty(!text.trim());
     fitHeight(area.current);
   };
-  useEffect(() => {
+  // Before anybody can type: a draft that comes later would take the place of what was typed by then.
+  useLayoutEffect(() => {
     if (!area.current) return;
     area.current.value = recall(draft);
     changed();

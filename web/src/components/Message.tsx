@@ -64,7 +64,8 @@ function Question({ message, isBusy, isEdited, numBelow }: MessageProps) {
 
 function Edit({ message, numBelow }: { message: Message; numBelow: number }) {
   const area = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
+  // Before anybody can type: a caret that is set later takes what was typed by then apart.
+  useLayoutEffect(() => {
     area.current?.focus();
     area.current?.setSelectionRange(message.content.length, message.content.length);
     fitHeight(area.current);

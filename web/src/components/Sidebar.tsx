@@ -1,4 +1,4 @@
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { CTRL } from "../keyboard";
 import { exportAll, exportOne, importFiles, newChat, openConversation, remove, rename } from "../library";
 import { current, dialog, isLoaded, renaming, running, sidebarIsOpen, summaries } from "../state";
@@ -214,7 +214,8 @@ function Item({ summary }: { summary: Summary }) {
 
 function Rename({ id, title }: { id: string; title: string }) {
   const input = useRef<HTMLInputElement>(null);
-  useEffect(() => {
+  // Before anybody can type, as where a message is edited.
+  useLayoutEffect(() => {
     input.current?.focus();
     input.current?.select();
   }, []);
